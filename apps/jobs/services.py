@@ -1,0 +1,165 @@
+"""The verbs on jobs. The admin, the API, `runtrainer` and the demo call these and nothing else."""
+
+from typing import Any
+
+from django.contrib.auth.models import AbstractUser
+from django.db import transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from pydantic import ValidationError
+
+from apps.jobs import tasks, transitions
+from apps.jobs.errors import IllegalMoveError, InvalidJobError, NotAllowedError
+from apps.jobs.models import Job, StatusChange
+from apps.jobs.states import EndReason, State
+from apps.projects.models import Project
+from apps.projects.rights import Right, may
+from apps.storage.models import Dataset, DatasetVersion
+from trainer.contract.variables import TrainingVariables, in_words
+
+# What a person chooses, named as the contract's variables in lower case.
+TRAINING_FIELDS = tuple(name.lower() for name in TrainingVariables.model_fields)
+
+
+def submit(  # noqa: PLR0913 - the parts of a job
+    *,
+    project: Project,
+    dataset: Dataset | DatasetVersion,
+    by: AbstractUser,
+    name: str = "",
+    priority: int = 0,
+    cloned_from: Job | None = None,
+    **training: Any,
+) -> Job:
+    """Make a job and put it in the queue. `training` holds TRAINING_FIELDS; those left out take their defaults.
+
+    A Dataset is pinned to its newest version now; what is imported later does not change this job.
+
+    Raises:
+        NotAllowedError: `by` may not train in `project`.
+        InvalidJobError: with every problem, by field. Nothing was written.
+    """
+    if not may(by, Right.TRAIN, project):
+        raise NotAllowedError(_("You may not run jobs in project %(project)s.") % {"project": project})
+    problems, chosen = _checked_training(training)
+    version, trouble = _pinned_version(project, dataset, str(training.get("task_type", "")))
+    if trouble:
+        problems.setdefault("dataset", []).append(trouble)
+    if problems or version is None:
+        raise InvalidJobError(problems)
+    with transaction.atomic():
+        job = Job.objects.create(
+            project=project,
+            dataset_version=version,
+            created_by=by,
+            name=name,
+            priority=priority,
+            cloned_from=cloned_from,
+            **chosen,
+        )
+        StatusChange.objects.create(job=job, new=State.QUEUED, actor=by.get_username(), reason="submitted")
+        transaction.on_commit(tasks.wake_dispatcher)
+    return job
+
+
+def cancel(job: Job, *, by: AbstractUser) -> Job:
+    """End a waiting job at once; ask the trainer of an active one to stop, which saves its last checkpoint.
+
+    Raises:
+        NotAllowedError, IllegalMoveError: no right; the job has ended or is being cancelled already.
+    """
+    _require(by, job)
+    actor = by.get_username()
+    while True:
+        if job.state == State.QUEUED:
+            moved = transitions.end(job, EndReason.CANCELLED, by=actor, message=_("Cancelled while it waited."))
+        else:
+            with transaction.atomic():
+                moved = transitions.move(job, State.CANCELLING, by=actor, reason="cancel")
+                if moved:
+                    transaction.on_commit(lambda: tasks.wake_reconciler())
+        if moved:
+            return job
+        job.refresh_from_db()  # it moved on meanwhile: judge it by its new state
+
+
+def retry(job: Job, *, by: AbstractUser) -> Job:
+    """Queue a job that failed or was cancelled again, as a new attempt from the start.
+
+    Raises:
+        NotAllowedError, IllegalMoveError: no right; the job has not ended, or it succeeded.
+    """
+    _require(by, job)
+    with transaction.atomic():
+        moved = transitions.move(
+            job,
+            State.QUEUED,
+            by=by.get_username(),
+            reason="retry",
+            queued_at=timezone.now(),
+            started_at=None,
+            ended_at=None,
+            end_reason="",
+            end_message="",
+            **LIVE_FIELDS_AT_START,
+        )
+        transaction.on_commit(tasks.wake_dispatcher)
+    if not moved:
+        job.refresh_from_db()
+        raise IllegalMoveError(f"{job} changed while you looked at it: it is {job.get_state_display()} now.")
+    return job
+
+
+def clone(job: Job, *, by: AbstractUser, **changes: Any) -> Job:
+    """Submit a new job like `job`, on the same dataset version, with `changes` of its fields."""
+    values = {field: getattr(job, field) for field in TRAINING_FIELDS}
+    values |= {"name": job.name, "priority": job.priority, "dataset": job.dataset_version}
+    return submit(project=job.project, by=by, cloned_from=job, **{**values, **changes})
+
+
+# What the trainer says anew in every attempt.
+LIVE_FIELDS_AT_START: dict[str, Any] = {
+    "last_message_at": None,
+    "phase": "",
+    "epoch": 0,
+    "fraction": 0.0,
+    "expected_end_at": None,
+    "losses": {},
+    "best_epoch": None,
+    "best_fitness": None,
+    "best_metrics": {},
+}
+
+
+def _require(by: AbstractUser, job: Job) -> None:
+    if not may(by, Right.TRAIN, job.project):
+        raise NotAllowedError(_("You may not change jobs of project %(project)s.") % {"project": job.project})
+
+
+def _checked_training(training: dict[str, Any]) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """Problems by field, and the fields with defaults filled in, by the contract's own definition."""
+    given = {name.upper(): value for name, value in training.items() if value is not None}
+    unknown = sorted(name for name in training if name not in TRAINING_FIELDS)
+    problems = {name: [_("is not a field of a job")] for name in unknown}
+    try:
+        checked = TrainingVariables.model_validate(given)
+    except ValidationError as error:
+        for each in error.errors():
+            field, _colon, text = in_words(each).partition(": ")
+            problems.setdefault(field.lower(), []).append(text)
+        return problems, {}
+    return problems, {name.lower(): value for name, value in checked.model_dump(mode="json").items()}
+
+
+def _pinned_version(
+    project: Project, dataset: Dataset | DatasetVersion, task_type: str
+) -> tuple[DatasetVersion | None, str]:
+    owner = dataset.dataset if isinstance(dataset, DatasetVersion) else dataset
+    version = dataset if isinstance(dataset, DatasetVersion) else dataset.latest
+    if owner.project_id != project.pk:
+        return None, _("belongs to another project")
+    if owner.task_type != task_type:
+        return None, _("is labelled for %(its)s, not for %(task)s") % {"its": owner.task_type, "task": task_type}
+    if version is None:
+        return None, _("has no version yet: import its data first")
+    return version, ""

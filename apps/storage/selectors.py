@@ -1,0 +1,33 @@
+"""Reading datasets on somebody's behalf."""
+
+import uuid
+
+from django.db.models import Q, QuerySet
+
+from apps.projects.models import Project
+from apps.projects.rights import Person, projects_of
+from apps.storage.errors import NoSuchDatasetError
+from apps.storage.models import Dataset
+
+
+def datasets_of(person: Person) -> QuerySet[Dataset]:
+    """The datasets that `person` may see."""
+    return Dataset.objects.filter(project__in=projects_of(person)).select_related("project")
+
+
+def find_dataset(project: Project, name_or_id: str) -> Dataset:
+    """A dataset of `project` by its name or id.
+
+    Raises:
+        NoSuchDatasetError: naming those there are.
+    """
+    wanted = Q(name=name_or_id)
+    try:
+        wanted |= Q(pk=uuid.UUID(name_or_id))
+    except ValueError:
+        pass  # a name, then
+    dataset = Dataset.objects.filter(wanted, project=project).first()
+    if dataset is None:
+        names = ", ".join(project.datasets.values_list("name", flat=True)[:20]) or "none yet"
+        raise NoSuchDatasetError(f"No dataset {name_or_id!r} in project {project.name}; it has: {names}.")
+    return dataset

@@ -85,9 +85,9 @@ class PackedDataset:
     sha256: str
 
 
-def archive_key(dataset_id: str, version: int) -> str:
-    """Where in the store a version of a dataset lies."""
-    return f"datasets/{dataset_id}/v{version}/data.tar"
+def archive_key(dataset_id: str, sha256: str) -> str:
+    """Where in the store the archive with this `sha256` lies: two imports at once cannot overwrite each other."""
+    return f"datasets/{dataset_id}/{sha256}.tar"
 
 
 def pack(folder: Path, archive: Path) -> PackedDataset:

@@ -80,11 +80,7 @@ def read_class_names(folder: Path) -> tuple[list[str], list[Finding]]:
     path = folder / DATA_YAML
     if not path.is_file():
         others = sorted(other.name for suffix in ("*.yaml", "*.yml") for other in folder.glob(suffix))
-        hint = (
-            f"Rename {others[0]} to it."
-            if len(others) == 1
-            else "Add it, with the class names below 'names:'."
-        )
+        hint = f"Rename {others[0]} to it." if len(others) == 1 else "Add it, with the class names below 'names:'."
         return [], [Finding("error", "yaml_missing", f"There is no {DATA_YAML}. {hint}", DATA_YAML)]
     try:
         if path.stat().st_size > _MAX_YAML_BYTES:
@@ -223,10 +219,11 @@ class _Validation:
         return pictures
 
     def _files(self, folder: Path) -> Iterator[Path]:
-        """All files below `folder`, in an order that does not depend on the disk."""
+        """All regular files below `folder`, in an order that does not depend on the disk."""
         for parent, folders, names in os.walk(folder):
             folders.sort()
-            yield from (Path(parent, name) for name in sorted(names))
+            paths = (Path(parent, name) for name in sorted(names))
+            yield from (path for path in paths if path.is_file())
 
     def _check_links(self) -> None:
         """Packing leaves links behind, so that the dataset would shrink on its way to the trainer."""

@@ -117,9 +117,7 @@ def check_key(key: str) -> str:
         problem = "has a part '.' or '..'"
     elif "\\" in key or not key.isprintable():
         problem = "holds a backslash or a control character"
-    elif len(key.encode()) > _MAX_KEY_BYTES or any(
-        len(part.encode()) > _MAX_SEGMENT_BYTES for part in segments
-    ):
+    elif len(key.encode()) > _MAX_KEY_BYTES or any(len(part.encode()) > _MAX_SEGMENT_BYTES for part in segments):
         problem = f"is longer than {_MAX_KEY_BYTES} bytes, or has a part longer than {_MAX_SEGMENT_BYTES}"
     elif segments[0] == _INCOMING:
         problem = f"begins with {_INCOMING}, where a local store keeps unfinished files"
@@ -276,9 +274,7 @@ class LocalStore(ObjectStore):
             what = f"Cannot {verb} {key} in the folder {self._root}: {error.strerror or error}."
             match error.errno:
                 case errno.ENOENT | errno.ENOTDIR | errno.EISDIR if verb == "read":
-                    raise ObjectMissingError(
-                        f"{what} It was deleted, or LOCAL_STORAGE_ROOT differs."
-                    ) from error
+                    raise ObjectMissingError(f"{what} It was deleted, or LOCAL_STORAGE_ROOT differs.") from error
                 case errno.EACCES | errno.EPERM | errno.EROFS:
                     raise StoreDeniedError(f"{what} Give this user access to LOCAL_STORAGE_ROOT.") from error
                 case errno.ENOSPC | errno.EDQUOT:

@@ -303,8 +303,4 @@ def _status(error: ClientError) -> int:
 def _kind(error: ClientError) -> type[StoreError]:
     """The code decides where it is known, then the HTTP status."""
     code, status = error.response.get("Error", {}).get("Code", ""), _status(error)
-    return (
-        _BY_CODE.get(code)
-        or _BY_STATUS.get(status)
-        or (StoreUnreachableError if status >= 500 else StoreError)
-    )
+    return _BY_CODE.get(code) or _BY_STATUS.get(status) or (StoreUnreachableError if status >= 500 else StoreError)

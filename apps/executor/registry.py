@@ -63,7 +63,8 @@ def subprocess_from_settings() -> SubprocessExecutor:
     return SubprocessExecutor(
         root=Path(settings.ATTEMPTS_ROOT),
         command=trainer_command(),
-        devices=getattr(settings, "TRAINER_DEVICES", None),
+        # An empty list asks for detection too; CUDA_VISIBLE_DEVICES="" is how to use no GPU at all.
+        devices=getattr(settings, "TRAINER_DEVICES", None) or None,
         cpu_slots=getattr(settings, "CPU_SLOTS", 1),
         pythonpath=Path(settings.BASE_DIR),
     )

@@ -153,7 +153,6 @@ class SubprocessExecutor(Executor):
             "--",
             *self.command,
         ]
-        deadline = time.monotonic() + _LAUNCH_SECONDS
         with open(folder / records.SUPERVISOR_LOG, "ab") as log:
             process = subprocess.Popen(
                 command,
@@ -165,10 +164,7 @@ class SubprocessExecutor(Executor):
                 start_new_session=True,
             )
         code = _wait_or_kill(process, _LAUNCH_SECONDS)
-        record = records.read_process(str(folder))
-        while record is None and code == supervisor.BUSY and time.monotonic() < deadline:
-            time.sleep(0.02)  # Another process launches the same attempt at this moment.
-            record = records.read_process(str(folder))
+        record = _await_record(str(folder), _LAUNCH_SECONDS)
         if record is None:
             raise LaunchError(_explain(folder, code), retryable=True)
         return record
@@ -187,6 +183,17 @@ def _wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> int | Non
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         return None
+
+
+def _await_record(folder: str, seconds: float) -> records.ProcessRecord | None:
+    """What a supervisor recorded, once one has or none is left that could.
+
+    Whoever holds the lock is another launch of the same attempt, or has been killed and is not gone yet.
+    """
+    deadline = time.monotonic() + seconds
+    while records.read_process(folder) is None and records.is_locked(folder) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return records.read_process(folder)
 
 
 def _explain(folder: Path, code: int | None) -> str:

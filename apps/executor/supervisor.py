@@ -67,16 +67,15 @@ def supervise(folder: str, grace: float, command: list[str], report: int) -> int
     oom_kills_before = count_oom_kills()
     records.reserve_exit(folder)
     trainer = start_trainer(folder, command)
-    os.write(report, b"1")
+    with contextlib.suppress(BrokenPipeError):  # Nobody waits for it any more: the trainer runs all the same.
+        os.write(report, b"1")
     os.close(report)
 
     watch = Watch(trainer, grace)
     code = os.waitstatus_to_exitcode(watch.until_end())
     ended_at = datetime.now(UTC)
     end_descendants()
-    oom_kills = count_oom_kills()
-    if oom_kills is not None and oom_kills_before is not None:
-        oom_kills -= oom_kills_before
+    oom_kills_after = count_oom_kills()
     _sync(os.path.join(folder, records.TRAINER_LOG))
     records.write_exit(
         folder,
@@ -86,7 +85,7 @@ def supervise(folder: str, grace: float, command: list[str], report: int) -> int
             "ended_at": ended_at.isoformat(),
             "stop_requested": watch.stop_requested,
             "forced": watch.forced and code == -signal.SIGKILL,
-            "oom_kills": oom_kills,
+            "oom_kills": _difference(oom_kills_before, oom_kills_after),
         },
     )
     return 0
@@ -238,6 +237,10 @@ def _must_identify(pid: int) -> ProcessIdentity:
 def _kill_group(leader: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGKILL)
+
+
+def _difference(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
 
 
 def _sync(path: str) -> None:

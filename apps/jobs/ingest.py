@@ -13,8 +13,8 @@ from apps.jobs.models import Artifact, Attempt, EpochMetrics, Event, Job
 from apps.jobs.states import OF_FAILURE, EndReason, State
 from trainer.contract.exits import ADVICE
 from trainer.contract.messages import (
-    AnyEvent,
     Answer,
+    AnyEvent,
     ArtifactEvent,
     Command,
     EpochEvent,
@@ -69,9 +69,7 @@ _LIVE_FIELDS = [
 
 def _record(attempt: Attempt, events: Sequence[AnyEvent]) -> list[AnyEvent]:
     """Store the events not seen before, in order, and return them."""
-    known = set(
-        Event.objects.filter(attempt=attempt, seq__in=[e.seq for e in events]).values_list("seq", flat=True)
-    )
+    known = set(Event.objects.filter(attempt=attempt, seq__in=[e.seq for e in events]).values_list("seq", flat=True))
     new = sorted({e.seq: e for e in events if e.seq not in known}.values(), key=lambda e: e.seq)
     Event.objects.bulk_create(
         Event(attempt=attempt, seq=e.seq, type=e.type, at=e.at, data=e.data.model_dump(mode="json")) for e in new

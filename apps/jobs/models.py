@@ -42,9 +42,7 @@ class Job(models.Model):
     learning_rate = models.FloatField(_("learning rate"), default=0.001)
     image_size = models.PositiveIntegerField(_("image size"), default=640)
     seed = models.PositiveIntegerField(_("seed"), default=0)
-    pretrained = models.CharField(
-        _("published weights"), max_length=16, choices=PRETRAINED_CHOICES, default="auto"
-    )
+    pretrained = models.CharField(_("published weights"), max_length=16, choices=PRETRAINED_CHOICES, default="auto")
     weights = models.CharField(_("weights"), max_length=500, blank=True)
     hyperparameters = models.JSONField(_("hyper-parameters"), default=dict, blank=True)
 
@@ -78,15 +76,14 @@ class Job(models.Model):
         indexes = [
             # The list of a state, newest first; the queue; the list of a project.
             models.Index(fields=["state", "-id"], name="job_state"),
-            models.Index(
-                fields=["-priority", "queued_at", "id"], name="job_queue", condition=Q(state=State.QUEUED)
-            ),
+            models.Index(fields=["-priority", "queued_at", "id"], name="job_queue", condition=Q(state=State.QUEUED)),
             models.Index(fields=["project", "-id"], name="job_project"),
         ]
         constraints = [
             models.CheckConstraint(condition=Q(state__in=State.values), name="job_state_is_known"),
             models.CheckConstraint(
-                condition=Q(state__in=sorted(ENDED)) | Q(end_reason=""), name="only_an_ended_job_has_an_end_reason"
+                condition=Q(state__in=sorted(ENDED)) | Q(end_reason=""),
+                name="only_an_ended_job_has_an_end_reason",
             ),
         ]
 

@@ -114,9 +114,7 @@ def _end_by_evidence(job: Job, found: Dead) -> None:
         transitions.end(job, EndReason.CANCELLED, by=transitions.PLATFORM, evidence=found.evidence)
         return
     reason = reason_from_exit(found.exit_code, found.signal, out_of_memory=found.oom_killed)
-    transitions.end(
-        job, reason, by=transitions.PLATFORM, message=_in_words(reason, found), evidence=found.evidence
-    )
+    transitions.end(job, reason, by=transitions.PLATFORM, message=_in_words(reason, found), evidence=found.evidence)
 
 
 def _in_words(reason: EndReason, found: Dead) -> str:
@@ -132,4 +130,3 @@ _ADVICE = {
     EndReason.VANISHED: _("The machine was probably restarted; retry the job."),
     EndReason.INTERRUPTED: _("It was told to stop from outside the platform; retry the job."),
 }
-

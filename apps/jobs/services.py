@@ -21,7 +21,7 @@ from trainer.contract.variables import TrainingVariables, in_words
 TRAINING_FIELDS = tuple(name.lower() for name in TrainingVariables.model_fields)
 
 
-def submit(  # noqa: PLR0913 - the parts of a job
+def submit(
     *,
     project: Project,
     dataset: Dataset | DatasetVersion,
@@ -159,7 +159,10 @@ def _pinned_version(
     if owner.project_id != project.pk:
         return None, _("belongs to another project")
     if owner.task_type != task_type:
-        return None, _("is labelled for %(its)s, not for %(task)s") % {"its": owner.task_type, "task": task_type}
+        return None, _("is labelled for %(its)s, not for %(task)s") % {
+            "its": owner.task_type,
+            "task": task_type,
+        }
     if version is None:
         return None, _("has no version yet: import its data first")
     return version, ""

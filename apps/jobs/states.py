@@ -24,7 +24,15 @@ ACTIVE = frozenset({State.LAUNCHING, State.RUNNING, State.CANCELLING, State.LOST
 MOVES: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.LAUNCHING, State.CANCELLED, State.FAILED}),
     State.LAUNCHING: frozenset(
-        {State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED, State.CANCELLING, State.LOST, State.QUEUED}
+        {
+            State.RUNNING,
+            State.SUCCEEDED,
+            State.FAILED,
+            State.CANCELLED,
+            State.CANCELLING,
+            State.LOST,
+            State.QUEUED,
+        }
     ),
     State.RUNNING: frozenset(
         {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.CANCELLING, State.LOST, State.QUEUED}

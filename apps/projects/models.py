@@ -57,9 +57,7 @@ class Membership(models.Model):
     class Meta:
         verbose_name = _("membership")
         verbose_name_plural = _("memberships")
-        constraints = [
-            models.UniqueConstraint(fields=["project", "user"], name="one_membership_per_user_and_project")
-        ]
+        constraints = [models.UniqueConstraint(fields=["project", "user"], name="one_membership_per_user_and_project")]
 
     def __str__(self) -> str:
         return f"{self.user} · {self.project} · {self.role}"

@@ -1,6 +1,7 @@
 """Reading datasets on somebody's behalf."""
 
 import uuid
+from contextlib import suppress
 
 from django.db.models import Q, QuerySet
 
@@ -22,10 +23,8 @@ def find_dataset(project: Project, name_or_id: str) -> Dataset:
         NoSuchDatasetError: naming those there are.
     """
     wanted = Q(name=name_or_id)
-    try:
+    with suppress(ValueError):  # not an id: a name, then
         wanted |= Q(pk=uuid.UUID(name_or_id))
-    except ValueError:
-        pass  # a name, then
     dataset = Dataset.objects.filter(wanted, project=project).first()
     if dataset is None:
         names = ", ".join(project.datasets.values_list("name", flat=True)[:20]) or "none yet"

@@ -31,9 +31,7 @@ def import_folder(
         raise NotADatasetError(f"{folder} cannot be trained on:\n" + "\n".join(worst))
     dataset, _ = Dataset.objects.get_or_create(project=project, name=name, defaults={"task_type": task_type})
     if dataset.task_type != task_type:
-        raise NotADatasetError(
-            f"{name} is a dataset for {dataset.task_type}; give data for {task_type} another name."
-        )
+        raise NotADatasetError(f"{name} is a dataset for {dataset.task_type}; give data for {task_type} another name.")
     with tempfile.TemporaryDirectory(prefix="trainyard-") as scratch:
         archive = Path(scratch) / "data.tar"
         packed = pack(folder, archive)

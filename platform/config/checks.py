@@ -5,7 +5,8 @@ from typing import Any
 from zoneinfo import available_timezones
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core import checks
+from django.core.checks import CheckMessage, Error, register
 
 from trainer.contract.variables import missing_store_variables
 
@@ -23,7 +24,10 @@ def addresses_are_addresses(app_configs: Sequence[Any] | None, **kwargs: Any) ->
     for name in ("PLATFORM_URL", "MLFLOW_UI_URL"):
         if not getattr(settings, name).startswith(("http://", "https://")):
             problems.append(
-                Error(f"{name} is not an address; write something like http://localhost:8000.", id="trainyard.E002")
+                Error(
+                    f"{name} is not an address; write something like http://localhost:8000.",
+                    id="trainyard.E002",
+                )
             )
     if not settings.CELERY_BROKER_URL.startswith(BROKERS):
         problems.append(
@@ -50,7 +54,7 @@ def the_store_has_all_it_needs(app_configs: Sequence[Any] | None, **kwargs: Any)
 def trainers_elsewhere_can_reach_us(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     if settings.EXECUTOR != "subprocess" and "localhost" in settings.PLATFORM_URL:
         return [
-            Warning(
+            checks.Warning(
                 "PLATFORM_URL is localhost, and trainers run on other machines; write the address they can reach.",
                 id="trainyard.W001",
             )

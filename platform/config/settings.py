@@ -179,7 +179,7 @@ CELERY_BROKER_URL = ENV.text(
     about="Message broker (redis://localhost:6379/0); empty keeps an SQLite file in DATA_DIR, no server needed",
 )
 CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = (
-    {"polling_interval": 0.5, "connect_args": {"timeout": 30}} if CELERY_BROKER_URL.startswith("sqla+") else {}
+    {"connect_args": {"timeout": 30}} if CELERY_BROKER_URL.startswith("sqla+") else {}
 )
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_IGNORE_RESULT = True
@@ -196,16 +196,17 @@ CELERY_BEAT_SCHEDULE = {
 # --- the platform as trainers see it ------------------------------------------------------------------------
 INTERNAL_AUTH_TOKEN = _secret("INTERNAL_AUTH_TOKEN", "The platform's own token; each trainer's is derived from it")
 PLATFORM_URL = ENV.text(
-    "PLATFORM_URL", "http://localhost:8000", about="Address under which trainers reach this platform"
+    "PLATFORM_URL", "http://127.0.0.1:8000", about="Address under which trainers reach this platform"
 ).rstrip("/")
 
 # --- executor -----------------------------------------------------------------------------------------------
 EXECUTOR = ENV.text("EXECUTOR", "subprocess", about="What starts trainers: subprocess, or a dotted path to your own")
 ATTEMPTS_ROOT = DATA_DIR / "attempts"
 TRAINER_COMMAND = [sys.executable, "-m", "trainer"]
-TRAINER_DEVICES = ENV.items(
-    "TRAINER_DEVICES", [], about="GPUs that jobs may lease (0,1); empty takes all that nvidia-smi lists"
-) or None
+TRAINER_DEVICES = (
+    ENV.items("TRAINER_DEVICES", [], about="GPUs that jobs may lease (0,1); empty takes all that nvidia-smi lists")
+    or None
+)
 CPU_SLOTS = ENV.integer("CPU_SLOTS", 1, about="Jobs at a time on a machine without a GPU", minimum=1)
 STOP_GRACE_SECONDS = ENV.integer("STOP_GRACE_SECONDS", 30, about="Seconds a stopped trainer has before it is killed")
 LINGER_SECONDS = ENV.integer(
@@ -240,7 +241,7 @@ MLFLOW_TRACKING_URI = ENV.text(
     "MLFLOW_TRACKING_URI",
     f"sqlite:///{DATA_DIR / 'mlflow' / 'mlflow.db'}",
     shown="",
-    about="MLflow server (http://localhost:5000) or database; empty keeps an SQLite file in DATA_DIR; `off` records none",
+    about="MLflow server (http://localhost:5000) or database; empty: an SQLite file in DATA_DIR; `off`: none",
 )
 MLFLOW_TRACKING_USERNAME = ENV.text("MLFLOW_TRACKING_USERNAME", about="User of the MLflow server")
 MLFLOW_TRACKING_PASSWORD = ENV.text("MLFLOW_TRACKING_PASSWORD", about="Password of the MLflow server")
@@ -284,7 +285,11 @@ UNFOLD: dict[str, Any] = {
             {
                 "title": _("Training"),
                 "items": [
-                    {"title": _("Jobs"), "icon": "model_training", "link": reverse_lazy("admin:jobs_job_changelist")},
+                    {
+                        "title": _("Jobs"),
+                        "icon": "model_training",
+                        "link": reverse_lazy("admin:jobs_job_changelist"),
+                    },
                     {
                         "title": _("Datasets"),
                         "icon": "photo_library",
@@ -307,7 +312,11 @@ UNFOLD: dict[str, Any] = {
             {
                 "title": _("People"),
                 "items": [
-                    {"title": _("Users"), "icon": "person", "link": reverse_lazy("admin:auth_user_changelist")},
+                    {
+                        "title": _("Users"),
+                        "icon": "person",
+                        "link": reverse_lazy("admin:auth_user_changelist"),
+                    },
                     {
                         "title": _("API tokens"),
                         "icon": "key",

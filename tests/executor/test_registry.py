@@ -40,7 +40,8 @@ def test_subprocess_is_made_from_the_settings(tmp_path):
     assert [slot.name for slot in executor.slots()] == ["gpu:3"]
 
 
-def test_without_a_command_the_trainer_is_this_pythons(tmp_path):
+def test_without_command_and_devices_this_python_trains_on_what_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with override_settings(
         EXECUTOR="subprocess",
         ATTEMPTS_ROOT=tmp_path,

@@ -324,3 +324,20 @@ class TestObservingWhatAMachineLeftBehind:
     def supervise(self, folder):
         command = [sys.executable, "-m", supervisor.__name__, str(folder), "1", "--", "touch", "../started"]
         return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+def test_a_supervisor_that_hangs_is_killed_and_may_be_launched_again(
+    tmp_path, executor_of, make_spec, until_dead, monkeypatch
+):
+    # A package in place of the supervisor that never answers.
+    package = tmp_path / "hanging" / "apps" / "executor"
+    package.mkdir(parents=True)
+    (package / "supervisor.py").write_text("import time\nprint('thinking', flush=True)\ntime.sleep(600)\n")
+    monkeypatch.setattr("apps.executor.subprocess._LAUNCH_SECONDS", 1.0)
+    executor = executor_of("print('done')")
+    hanging = SubprocessExecutor(executor.root, executor.command, devices=[], pythonpath=tmp_path / "hanging")
+    with pytest.raises(LaunchError, match="did not answer") as caught:
+        hanging.launch(make_spec())
+    assert caught.value.retryable
+    monkeypatch.undo()
+    assert until_dead(executor, executor.launch(make_spec()).reference).exit_code == 0

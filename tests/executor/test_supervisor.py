@@ -77,11 +77,22 @@ def test_only_the_trainer_is_asked_and_the_grace_lets_it_go_on(launch, eventuall
     executor.stop(NAME)
     eventually((work / "trainer.term").exists)
     (work / "trainer.term").unlink()
-    executor.stop(NAME)  # Asking twice costs no grace, and bothers nobody.
     assert isinstance(executor.observe(NAME), Alive)
     assert identify(child) is not None
     assert not (work / "child.term").exists()
-    assert not (work / "trainer.term").exists()
+
+
+def test_asking_again_and_again_neither_shortens_nor_prolongs_the_grace(launch, eventually):
+    executor, _ = launch(STUBBORN, grace=1.0)
+    executor.stop(NAME)
+    executor.stop(NAME)
+    assert isinstance(executor.observe(NAME), Alive)
+
+    def ask_and_look():
+        executor.stop(NAME)
+        return isinstance(executor.observe(NAME), Dead)
+
+    eventually(ask_and_look)
 
 
 def test_after_the_grace_the_whole_group_is_killed(launch, until_dead, eventually):

@@ -24,7 +24,8 @@ class Hyperparameters(BaseModel):
 
     # `auto` is refused: it silently ignores the learning rate.
     optimizer: Literal["SGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSProp", "MuSGD"] | None = Field(
-        None, description=f"Optimizer; {DEFAULT_OPTIMIZER} unless given. `auto` ignores the rate, so it is refused"
+        None,
+        description=f"Optimizer; {DEFAULT_OPTIMIZER} unless given. `auto` ignores the rate, so it is refused",
     )
     lrf: Fraction | None = Field(None, description="Final learning rate as a fraction of the first")
     momentum: Fraction | None = Field(None, description="SGD momentum, or Adam's beta1")
@@ -96,7 +97,7 @@ class Hyperparameters(BaseModel):
 def hyperparameter_problems(values: object) -> list[str]:
     """Every problem of `values` in words, each naming the parameter; an unknown one with the nearest name."""
     if not isinstance(values, dict):
-        return ["hyper-parameters must be a JSON object of names and values, such as {\"mosaic\": 0}"]
+        return ['hyper-parameters must be a JSON object of names and values, such as {"mosaic": 0}']
     try:
         Hyperparameters.model_validate(values)
     except ValidationError as error:

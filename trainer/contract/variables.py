@@ -139,24 +139,35 @@ class TrainerEnvironment(TrainingVariables):
     )
     LOCAL_STORAGE_ROOT: Path | None = _variable(None, group="storage", about="Folder of the `local` store")
     ARTIFACT_PREFIX: str = _variable(
-        "", group="storage", about="Key prefix of what this attempt stores; empty derives one from job and attempt"
+        "",
+        group="storage",
+        about="Key prefix of what this attempt stores; empty derives one from job and attempt",
     )
     MINIO_ENDPOINT: HttpUrl = _variable("http://localhost:9000", group="minio", about="S3 endpoint of MinIO")
     MINIO_ACCESS_KEY: SecretStr | None = _variable(None, group="minio", about="Access key")
     MINIO_SECRET_KEY: SecretStr | None = _variable(None, group="minio", about="Secret key")
     MINIO_BUCKET: str | None = _variable(None, group="minio", about="Bucket", example="trainyard")
     R2_ENDPOINT: HttpUrl | None = _variable(
-        None, group="r2", about="S3 endpoint of Cloudflare R2", example="https://ACCOUNT.r2.cloudflarestorage.com"
+        None,
+        group="r2",
+        about="S3 endpoint of Cloudflare R2",
+        example="https://ACCOUNT.r2.cloudflarestorage.com",
     )
     R2_ACCESS_KEY_ID: SecretStr | None = _variable(None, group="r2", about="Access key id")
     R2_SECRET_ACCESS_KEY: SecretStr | None = _variable(None, group="r2", about="Secret access key")
     R2_BUCKET: str | None = _variable(None, group="r2", about="Bucket")
 
     MLFLOW_TRACKING_URI: str = _variable(
-        "", group="MLflow", about="Tracking server or database; empty records nothing", example="http://mlflow:5000"
+        "",
+        group="MLflow",
+        about="Tracking server or database; empty records nothing",
+        example="http://mlflow:5000",
     )
     MLFLOW_EXPERIMENT_NAME: str = _variable(
-        "", group="MLflow", about="Experiment; empty means `project-` and the project's id", example="project-abc123"
+        "",
+        group="MLflow",
+        about="Experiment; empty means `project-` and the project's id",
+        example="project-abc123",
     )
     MLFLOW_ARTIFACT_ROOT: str = _variable(
         "", group="MLflow", about="Where a new experiment keeps artifacts; empty leaves it to the server"
@@ -168,13 +179,18 @@ class TrainerEnvironment(TrainingVariables):
 
     WORK_DIR: Path = _variable(Path("."), group="machine", about="Folder for the run's own files")
     CACHE_DIR: Path | None = _variable(
-        None, group="machine", about="Folder for datasets shared by jobs on one machine; empty: inside WORK_DIR"
+        None,
+        group="machine",
+        about="Folder for datasets shared by jobs on one machine; empty: inside WORK_DIR",
     )
     WEIGHTS_DIR: Path | None = _variable(
         None, group="machine", about="Folder with published weights, looked in before the network"
     )
     LINGER_SECONDS: float = _variable(
-        60, group="machine", about="How long an ended trainer waits for the platform to take its last messages", ge=0
+        60,
+        group="machine",
+        about="How long an ended trainer waits for the platform to take its last messages",
+        ge=0,
     )
     LOG_FORMAT: Literal["auto", "json", "text"] = _variable(
         "auto", group="machine", about="`json` lines, readable `text`, or `auto`: text on a terminal"

@@ -1,0 +1,191 @@
+"""The form for a new job. It asks, and `services.submit` decides."""
+
+from itertools import groupby
+from typing import Any, cast
+
+from django import forms
+from django.contrib.auth.models import AbstractUser
+from django.db.models import OuterRef, QuerySet, Subquery
+from django.forms.models import ModelChoiceIterator
+from django.utils.text import capfirst
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from unfold.widgets import (
+    UnfoldAdminDecimalFieldWidget,
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
+    UnfoldBooleanSwitchWidget,
+)
+
+from apps.jobs import services
+from apps.jobs.errors import InvalidJobError
+from apps.jobs.models import PRETRAINED_CHOICES, Job
+from apps.projects.models import Project
+from apps.projects.rights import Right, projects_of
+from apps.storage.models import TASK_CHOICES, Dataset, DatasetVersion
+from trainer.contract.tasks import FAMILIES, MODELS, TRAINED_TASKS
+from trainer.contract.variables import TrainingVariables
+
+FIELDSETS = [
+    (gettext_lazy("What to train"), {"fields": [("project", "dataset"), ("task_type", "model_name")]}),
+    (
+        gettext_lazy("How to train"),
+        {"fields": [("epochs", "batch_size"), ("learning_rate", "image_size"), ("pretrained", "weights")]},
+    ),
+    (gettext_lazy("Further settings"), {"fields": ["hyperparameters", ("seed", "priority"), "name"]}),
+]
+# Where a person says on which version of the dataset a clone is trained.
+KEEP_VERSION = "keep_version"
+
+
+class GroupedByProject(ModelChoiceIterator):  # type: ignore[type-arg]
+    """Datasets under the name of their project; the script that narrows them goes by that name."""
+
+    def __iter__(self) -> Any:
+        yield ("", self.field.empty_label)
+        for project, datasets in groupby(self.queryset, key=lambda dataset: dataset.project.name):
+            yield (project, [self.choice(dataset) for dataset in datasets])
+
+
+class DatasetField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    iterator = GroupedByProject
+
+    def label_from_instance(self, obj: Any) -> str:
+        if obj.newest_number is None:
+            return _("%(name)s (no data yet)") % {"name": obj.name}
+        return f"{obj.name} v{obj.newest_number}"
+
+
+def _label(name: str) -> Any:
+    return capfirst(Job._meta.get_field(name).verbose_name)  # type: ignore[union-attr]
+
+
+def _about(name: str) -> dict[str, Any]:
+    """Label, explanation and default of a field, from the model and from the contract that checks it."""
+    default = Job._meta.get_field(name).get_default()  # type: ignore[union-attr]
+    about = TrainingVariables.model_fields[name.upper()].description or ""
+    return {"label": _label(name), "help_text": gettext_lazy(about), "initial": default}
+
+
+def _models_by_family() -> list[tuple[str, list[tuple[str, str]]]]:
+    names = [name for task in TRAINED_TASKS for name in MODELS[task]]
+    families = sorted({_family(name) for name in names}, key=lambda f: (f not in FAMILIES, f[::-1]), reverse=False)
+    return [(family, [(name, name) for name in names if _family(name) == family]) for family in families]
+
+
+def _family(model_name: str) -> str:
+    """`yolo11` of `yolo11n-seg`: all up to the letter for the size."""
+    return model_name.partition("-")[0][:-1]
+
+
+class JobForm(forms.Form):
+    project = forms.ModelChoiceField(
+        Project.objects.none(), label=_label("project"), widget=UnfoldAdminSelectWidget
+    )
+    dataset = DatasetField(
+        Dataset.objects.none(),
+        label=gettext_lazy("Dataset"),
+        help_text=gettext_lazy("The job stays with the version that is the newest now."),
+        widget=UnfoldAdminSelectWidget,
+    )
+    task_type = forms.ChoiceField(
+        choices=[(value, label) for value, label in TASK_CHOICES if value in TRAINED_TASKS],
+        widget=UnfoldAdminSelectWidget,
+        **_about("task_type"),
+    )
+    model_name = forms.ChoiceField(
+        choices=_models_by_family,
+        widget=UnfoldAdminSelectWidget,
+        error_messages={"invalid_choice": gettext_lazy("%(value)s is not a model for a task that is trained here.")},
+        **_about("model_name"),
+    )
+    epochs = forms.IntegerField(widget=UnfoldAdminIntegerFieldWidget, **_about("epochs"))
+    batch_size = forms.IntegerField(widget=UnfoldAdminIntegerFieldWidget, **_about("batch_size"))
+    learning_rate = forms.FloatField(
+        widget=UnfoldAdminDecimalFieldWidget(attrs={"step": "any"}), **_about("learning_rate")
+    )
+    image_size = forms.IntegerField(widget=UnfoldAdminIntegerFieldWidget, **_about("image_size"))
+    pretrained = forms.ChoiceField(
+        choices=PRETRAINED_CHOICES, widget=UnfoldAdminSelectWidget, **_about("pretrained")
+    )
+    weights = forms.CharField(
+        required=False, max_length=500, widget=UnfoldAdminTextInputWidget, **_about("weights")
+    )
+    hyperparameters = forms.JSONField(
+        required=False, widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}), **_about("hyperparameters")
+    )
+    seed = forms.IntegerField(widget=UnfoldAdminIntegerFieldWidget, **_about("seed"))
+    priority = forms.IntegerField(
+        initial=0,
+        label=_label("priority"),
+        help_text=Job._meta.get_field("priority").help_text,  # type: ignore[union-attr]
+        widget=UnfoldAdminIntegerFieldWidget,
+    )
+    name = forms.CharField(
+        required=False,
+        max_length=100,
+        label=_label("name"),
+        help_text=gettext_lazy("What you will know it by; its number does without."),
+        widget=UnfoldAdminTextInputWidget,
+    )
+
+    def __init__(self, *args: Any, person: AbstractUser, model: Job | None = None, **kwargs: Any) -> None:
+        """`model` is the job that this one is to be a clone of."""
+        super().__init__(*args, **kwargs)
+        self.person, self.model = person, model
+        projects = projects_of(person, Right.TRAIN)
+        self._field("project").queryset = projects
+        self._field("dataset").queryset = _trainable_datasets(projects)
+        if model is not None:
+            self.fields[KEEP_VERSION] = _keep_version_field(model)
+
+    def submit(self) -> Job | None:
+        """The new job, or None where something is wrong with it: the fields then say what.
+
+        Raises:
+            NotAllowedError: the person lost the right since the form was shown.
+        """
+        chosen = {name: value for name, value in self.cleaned_data.items() if name != KEEP_VERSION}
+        chosen["hyperparameters"] = chosen["hyperparameters"] or {}
+        try:
+            return services.submit(
+                **{**chosen, "dataset": self._dataset()}, by=self.person, cloned_from=self.model
+            )
+        except InvalidJobError as error:
+            for name, problems in error.problems.items():
+                self.add_error(name if name in self.fields else None, [capfirst(text) for text in problems])
+            return None
+
+    def _dataset(self) -> Dataset | DatasetVersion:
+        dataset: Dataset = self.cleaned_data["dataset"]
+        kept = self.model.dataset_version if self.model and self.cleaned_data[KEEP_VERSION] else None
+        return kept if kept is not None and kept.dataset_id == dataset.pk else dataset
+
+    def _field(self, name: str) -> Any:
+        return cast(Any, self.fields[name])
+
+
+def values_of(job: Job) -> dict[str, Any]:
+    """What the form shows at first for a clone of `job`."""
+    values = {name: getattr(job, name) for name in (*services.TRAINING_FIELDS, "name", "priority")}
+    return {**values, "project": job.project_id, "dataset": job.dataset_version.dataset_id}
+
+
+def _trainable_datasets(projects: QuerySet[Project]) -> QuerySet[Dataset]:
+    newest = DatasetVersion.objects.filter(dataset=OuterRef("pk")).order_by("-number").values("number")[:1]
+    datasets = Dataset.objects.filter(project__in=projects, task_type__in=TRAINED_TASKS)
+    ordered = datasets.select_related("project").order_by("project__name", "name")
+    return ordered.annotate(newest_number=Subquery(newest))
+
+
+def _keep_version_field(model: Job) -> forms.BooleanField:
+    words = {"version": f"v{model.dataset_version.number}", "id": model.pk}
+    return forms.BooleanField(
+        required=False,
+        initial=True,
+        label=_("Train on %(version)s, as job %(id)s did") % words,
+        help_text=_("Switched off, or with another dataset, the newest version is taken."),
+        widget=UnfoldBooleanSwitchWidget,
+    )

@@ -1,0 +1,112 @@
+"""Watching a job from a terminal."""
+
+import time
+from collections.abc import Iterator
+
+from django.utils.translation import gettext as _
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from apps.jobs import selectors
+from apps.jobs.models import Attempt, Job
+from apps.jobs.states import State
+from apps.jobs.tracking import run_url
+from apps.storage.stores import get_store
+
+SHOWN_METRICS = {"metrics/mAP50(B)": "mAP50", "metrics/mAP50-95(B)": "mAP50-95"}
+_STYLE = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.LOST: "red"}
+
+
+def snapshots(job_id: int, seconds: float = 0.5) -> Iterator[Job]:
+    """The job as it is now, again and again until it has ended."""
+    while True:
+        job = Job.objects.select_related("project", "dataset_version__dataset").get(pk=job_id)
+        yield job
+        if job.ended:
+            return
+        time.sleep(seconds)
+
+
+def follow(job_id: int, console: Console) -> Job:
+    """Show a live line until the job ends; on anything but a terminal, a line whenever something changed."""
+    if not console.is_terminal:
+        return _follow_in_lines(job_id, console)
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+        for job in snapshots(job_id):
+            live.update(progress_line(job), refresh=True)
+    return job
+
+
+def _follow_in_lines(job_id: int, console: Console) -> Job:
+    shown = None
+    for job in snapshots(job_id):
+        news = (job.state, job.epoch, job.phase)
+        if news != shown:
+            console.print(progress_line(job), soft_wrap=True)
+            shown = news
+    return job
+
+
+def progress_line(job: Job) -> Text:
+    """State, epoch, share done, ETA, losses, mAP: `running · epoch 7/12 · 58 % · ETA 0:42 · box 1.2 · mAP50 0.71`."""
+    parts = [f"{_('job')} {job.pk}", job.get_state_display().lower()]
+    if job.state == State.QUEUED and job.pending_reason:
+        parts.append(job.pending_reason)
+    if job.active:
+        parts.append(job.phase or _("starting"))
+    if job.epoch or job.fraction:
+        parts.append(f"{_('epoch')} {job.epoch}/{job.epochs}")
+        parts.append(f"{job.fraction:.0%}")
+    if job.eta is not None:
+        minutes, seconds = divmod(int(job.eta.total_seconds()), 60)
+        parts.append(f"ETA {minutes}:{seconds:02d}")
+    parts += [f"{name.removesuffix('_loss')} {value:.2f}" for name, value in job.losses.items() if value is not None]
+    parts += [
+        f"{label} {job.best_metrics[name]:.3f}"
+        for name, label in SHOWN_METRICS.items()
+        if job.best_metrics.get(name) is not None
+    ]
+    return Text(" · ".join(parts), style=_STYLE.get(State(job.state), ""))
+
+
+def report(job: Job, console: Console) -> None:
+    """What came out: the epochs, and where everything lies."""
+    attempt = job.current_attempt
+    if attempt is not None:
+        console.print(_epochs(attempt))
+        console.print(_places(attempt))
+    if job.end_message:
+        console.print(job.end_message, style="red" if job.state == State.FAILED else "")
+
+
+def _epochs(attempt: Attempt) -> Table:
+    columns = {"train/box_loss": "box", "train/cls_loss": "cls", "train/dfl_loss": "dfl"} | {
+        "metrics/precision(B)": "precision",
+        "metrics/recall(B)": "recall",
+        **SHOWN_METRICS,
+    }
+    table = Table(title=str(attempt.job))
+    for title in ("epoch", "seconds", *columns.values()):
+        table.add_column(title, justify="right")
+    for row in selectors.epoch_metrics(attempt):
+        values = [row.metrics.get(name) for name in columns]
+        table.add_row(str(row.epoch), f"{row.seconds:.1f}", *("–" if v is None else f"{v:.3f}" for v in values))
+    return table
+
+
+def _places(attempt: Attempt) -> Table:
+    store = get_store()
+    table = Table(show_header=False, box=None)
+    artifacts = list(selectors.artifacts(attempt))
+    for artifact in artifacts:
+        if artifact.kind in ("best", "last"):
+            table.add_row(f"{artifact.kind} checkpoint", store.uri(artifact.key))
+    plots = [artifact for artifact in artifacts if artifact.kind == "plot"]
+    if plots:
+        table.add_row(f"{len(plots)} plots", store.uri(plots[0].key).rpartition("/")[0])
+    table.add_row("log", attempt.log_location)
+    if attempt.mlflow_run_id:
+        table.add_row("MLflow run", f"{attempt.mlflow_run_id}  {run_url(attempt)}")
+    return table

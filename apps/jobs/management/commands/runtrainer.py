@@ -1,0 +1,134 @@
+"""`manage.py runtrainer`: a training from a shell."""
+
+import argparse
+import json
+import shlex
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AbstractUser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db.models import Q
+from rich.console import Console
+
+from apps.jobs import following, services
+from apps.jobs.environment import build_environment
+from apps.jobs.errors import JobError
+from apps.jobs.models import Job
+from apps.jobs.states import State
+from apps.projects.models import Project
+from apps.storage.errors import StorageError
+from apps.storage.selectors import find_dataset
+from config import local_services
+from trainer.contract.variables import TrainingVariables
+
+
+class Command(BaseCommand):
+    help = "Submit a training and follow it, follow or run again an existing one, or print a job's environment."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("job", nargs="?", type=int, help="An existing job: followed; run again if it failed")
+        parser.add_argument("--print-env", type=int, metavar="ID", help="Print the environment of job ID and exit")
+        parser.add_argument("--show-secrets", action="store_true", help="With --print-env: do not mask secrets")
+        parser.add_argument("--follow", action="store_true", help="Stay and show progress until the job ends")
+        parser.add_argument("--user", help="On whose behalf (default: the first superuser)")
+        parser.add_argument("--project", help="Name or id of the project")
+        parser.add_argument("--dataset", help="Name or id of the dataset; its newest version is used")
+        parser.add_argument("--name", default="", help="A name for the job")
+        parser.add_argument("--priority", type=int, default=0, help="Higher goes first")
+        for option, variable, kind in _TRAINING_OPTIONS:
+            about = (TrainingVariables.model_fields[variable].description or "").replace("%", "%%")
+            parser.add_argument(option, dest=variable.lower(), type=kind, help=about, default=argparse.SUPPRESS)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["print_env"] is not None:
+            self._print_environment(_job(options["print_env"]), show_secrets=options["show_secrets"])
+            return
+        try:
+            job = self._existing(options) if options["job"] else self._submit(options)
+        except (JobError, StorageError) as error:
+            raise CommandError(str(error)) from error
+        if options["follow"]:
+            self._follow(job)
+        elif not local_services.is_running():
+            self.stderr.write("The platform is not running here: start it with `make serve`, or add --follow.")
+
+    def _submit(self, options: dict[str, Any]) -> Job:
+        if not options["project"] or not options["dataset"]:
+            raise CommandError("Name a --project and a --dataset, or give the id of an existing job.")
+        project = Project.objects.filter(Q(pk=options["project"]) | Q(name=options["project"])).first()
+        if project is None:
+            names = ", ".join(Project.objects.values_list("name", flat=True)[:20]) or "none yet"
+            raise CommandError(f"No project {options['project']!r}; there are: {names}.")
+        job = services.submit(
+            project=project,
+            dataset=find_dataset(project, options["dataset"]),
+            by=_user(options["user"]),
+            name=options["name"],
+            priority=options["priority"],
+            **{field: options[field] for field in services.TRAINING_FIELDS if field in options},
+        )
+        self.stdout.write(f"Job {job.pk} is in the queue.")
+        return job
+
+    def _existing(self, options: dict[str, Any]) -> Job:
+        job = _job(options["job"])
+        if job.state in (State.FAILED, State.CANCELLED):
+            services.retry(job, by=_user(options["user"]))
+            self.stdout.write(f"Job {job.pk} is in the queue again, as attempt {job.attempt_number + 1}.")
+        return job
+
+    def _follow(self, job: Job) -> None:
+        """With nothing running here, the services are there for as long as the job is."""
+        console = Console()
+        with local_services.running():
+            job = following.follow(job.pk, console)
+        following.report(job, console)
+        if job.state != State.SUCCEEDED:
+            raise CommandError(f"Job {job.pk} {job.get_state_display().lower()}.", returncode=1)
+
+    def _print_environment(self, job: Job, *, show_secrets: bool) -> None:
+        environment = build_environment(job, max(job.attempt_number, 1))
+        for name, value in (environment.to_environ() if show_secrets else environment.masked()).items():
+            self.stdout.write(f"{name}={shlex.quote(value)}")
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"is not JSON ({error}); write an object such as '{{\"mosaic\": 0}}'"
+        ) from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("must be a JSON object such as '{\"mosaic\": 0}'")
+    return value
+
+
+_TRAINING_OPTIONS = (
+    ("--task", "TASK_TYPE", str),
+    ("--model", "MODEL_NAME", str),
+    ("--epochs", "EPOCHS", int),
+    ("--batch-size", "BATCH_SIZE", int),
+    ("--learning-rate", "LEARNING_RATE", float),
+    ("--image-size", "IMAGE_SIZE", int),
+    ("--seed", "SEED", int),
+    ("--pretrained", "PRETRAINED", str),
+    ("--weights", "WEIGHTS", str),
+    ("--hyperparameters", "HYPERPARAMETERS", _json),
+)
+
+
+def _job(job_id: int) -> Job:
+    job = Job.objects.select_related("project", "dataset_version").filter(pk=job_id).first()
+    if job is None:
+        raise CommandError(f"There is no job {job_id}.")
+    return job
+
+
+def _user(name: str | None) -> AbstractUser:
+    users = get_user_model().objects.order_by("pk")
+    user = users.filter(username=name).first() if name else users.filter(is_superuser=True).first()
+    if user is None:
+        raise CommandError(f"There is no user {name!r}." if name else "There is no superuser: run createsuperuser.")
+    return user

@@ -1,0 +1,83 @@
+"""Messages on disk until the platform has them: an append-only file of JSON lines, and a note of what is acked."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Spool:
+    """Append from any thread, read from one. What was appended survives a crash of the process."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._acked_path = path.with_suffix(".acked")
+        self._lock = threading.Lock()
+        self._drop_torn_end()
+        self.last_seq = max((event["seq"] for event in self._events()), default=0)
+        self.acked = self._read_acked()
+        self._file = path.open("a", encoding="utf-8")
+        # Where to read on: everything before it is acked.
+        self._offset = 0
+
+    def append(self, kind: str, at: str, data: dict[str, Any]) -> int:
+        """Write one event down and return its number."""
+        with self._lock:
+            seq = self.last_seq + 1
+            line = json.dumps({"seq": seq, "type": kind, "at": at, "data": data}, ensure_ascii=False)
+            self._file.write(line + "\n")
+            self._file.flush()
+            self.last_seq = seq
+            return seq
+
+    def pending(self, limit: int, max_bytes: int) -> list[dict[str, Any]]:
+        """The oldest events not acked yet: at most `limit`, and `max_bytes` of text unless one alone is more."""
+        events: list[dict[str, Any]] = []
+        size = 0
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # being written this moment
+                event = json.loads(line)
+                if event["seq"] <= self.acked:
+                    self._offset += len(line)
+                    continue
+                if events and (len(events) == limit or size + len(line) > max_bytes):
+                    break
+                events.append(event)
+                size += len(line)
+        return events
+
+    def ack(self, seq: int) -> None:
+        """Forget every event up to `seq`."""
+        if seq <= self.acked:
+            return
+        self.acked = seq
+        draft = self._acked_path.with_suffix(".tmp")
+        draft.write_text(str(seq))
+        draft.replace(self._acked_path)
+
+    @property
+    def empty(self) -> bool:
+        return self.acked >= self.last_seq
+
+    def _events(self) -> Iterator[dict[str, Any]]:
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                yield from (json.loads(line) for line in file)
+
+    def _read_acked(self) -> int:
+        return int(self._acked_path.read_text()) if self._acked_path.exists() else 0
+
+    def _drop_torn_end(self) -> None:
+        """A crash in the middle of a write leaves half a line; that event was never said."""
+        if not self._path.exists():
+            return
+        content = self._path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(self._path, whole)

@@ -2,11 +2,15 @@
 
 import json
 import logging
+import re
 import sys
 import time
 from typing import IO, Any, Literal
 
 LogFormat = Literal["auto", "json", "text"]
+
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class JsonLines(logging.Formatter):
@@ -22,7 +26,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             **self._who,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _ANSI.sub("", record.getMessage()).strip("\n"),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
@@ -63,6 +67,8 @@ def set_up(log_format: LogFormat, job: int, attempt: int) -> None:
     stdout: IO[str] = sys.stdout
     as_json = log_format == "json" or (log_format == "auto" and not stdout.isatty())
     handler = logging.StreamHandler(stdout)
+    if as_json:
+        handler.addFilter(lambda record: bool(record.getMessage().strip()))  # an empty line is layout, not news
     handler.setFormatter(
         JsonLines(job, attempt) if as_json else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     )

@@ -1,35 +1,31 @@
-"""Recording in MLflow. Everything happens on a thread of its own; nothing of it can slow or end a training.
+"""Recording in MLflow, from a process beside the trainer.
 
-The only module that imports mlflow, and it does so where it is first needed: the import takes a second or two.
+mlflow takes seconds to import and, when its server is down, minutes to give up. In a process of its own
+(`trainer.recorder`) neither its imports nor its waits hold the training's interpreter lock, its memory is not the
+trainer's, and nothing of it can slow or end a training.
 """
 
+import json
 import logging
-import os
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 logger = logging.getLogger(__name__)
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
-RETRY_SECONDS = 30.0
-_MAX_PARAM = 500
-
 OnRun = Callable[[str, str], None]
-_Job = Callable[["_Run"], None]
-
-
-class _Run:
-    """An open run: the client, and the ids that name it."""
-
-    def __init__(self, client: Any, experiment_id: str, run_id: str) -> None:
-        self.client, self.experiment_id, self.run_id = client, experiment_id, run_id
 
 
 class Tracker:
-    """Records one run. Calls put work on a queue and return; an unreachable MLflow costs a warning."""
+    """Records one run. Calls put an order on a queue and return; an unreachable MLflow costs a warning.
+
+    `on_run` is told the ids of experiment and run once the run exists. Without a `uri` nothing is recorded.
+    """
 
     def __init__(
         self,
@@ -41,144 +37,88 @@ class Tracker:
         artifact_root: str = "",
         on_run: OnRun = lambda experiment_id, run_id: None,
     ) -> None:
-        self._uri, self._experiment, self._run_name = uri, experiment, run_name
-        self._tags, self._artifact_root, self._on_run = dict(tags), artifact_root, on_run
-        self._queue: queue.Queue[_Job | None] = queue.Queue()
-        self._run: _Run | None = None
-        self._warned = False
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._on_run = on_run
+        self._orders: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._recorder: subprocess.Popen[str] | None = None
         if uri:
-            self._thread.start()
+            self._recorder = _start_recorder()
+            self._run_thread(self._pass_orders_on, self._recorder.stdin)
+            self._reader = self._run_thread(self._listen, self._recorder.stdout)
+            self._order(
+                "open",
+                uri=uri,
+                experiment=experiment,
+                run_name=run_name,
+                tags=dict(tags),
+                artifact_root=artifact_root,
+            )
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Record the settings of the run."""
-        from_values = {k: str(v)[:_MAX_PARAM] for k, v in values.items() if v is not None}
-
-        def record(run: _Run) -> None:
-            from mlflow.entities import Param
-
-            run.client.log_batch(run.run_id, params=[Param(k, v) for k, v in from_values.items()])
-
-        self._put(record)
+        self._order("params", values={name: str(value) for name, value in values.items() if value is not None})
 
     def metrics(self, values: Mapping[str, float | None], step: int) -> None:
         """Record the metrics of epoch `step`, counted from 1."""
-        now = int(time.time() * 1000)
-
-        def record(run: _Run) -> None:
-            from mlflow.entities import Metric
-
-            points = [Metric(_name(k), v, now, step) for k, v in values.items() if v is not None]
-            run.client.log_batch(run.run_id, metrics=points)
-
-        self._put(record)
+        present = {name: value for name, value in values.items() if value is not None}
+        self._order("metrics", values=present, step=step, at=int(time.time() * 1000))
 
     def tag(self, name: str, value: str) -> None:
         """Note something about the run, such as where an artifact lies."""
-        self._put(lambda run: run.client.set_tag(run.run_id, name, value[:5000]))
+        self._order("tag", name=name, value=value)
 
-    def close(self, status: RunStatus, wait_seconds: float) -> None:
-        """Record what is left and close the run; give up after `wait_seconds`."""
-        if not self._uri:
-            return
-        self._put(lambda run: run.client.set_terminated(run.run_id, status))
-        self._queue.put(None)
-        self._closing.set()
-        self._thread.join(wait_seconds)
-        if self._thread.is_alive() or not self._queue.empty():
-            logger.warning("MLflow at %s did not take everything; the run there is incomplete.", _shown(self._uri))
-
-    # --- the thread -------------------------------------------------------------------------------------------
-
-    def _put(self, job: _Job) -> None:
-        if self._uri:
-            self._queue.put(job)
-
-    def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            while not self._try(job):
-                if self._closing.wait(RETRY_SECONDS):
-                    # Asked to end: one more try for this one, and none for the rest.
-                    if not self._try(job):
-                        self._queue.put(None)
-                        return
-                    break
-
-    def _try(self, job: _Job) -> bool:
+    def close(self, status: RunStatus, wait_seconds: float) -> bool:
+        """Have the rest recorded and the run closed. False where that was not done in `wait_seconds`."""
+        if self._recorder is None:
+            return True
+        self._order("close", status=status)
+        self._orders.put(None)
         try:
-            if self._run is None:
-                self._run = self._open()
-                self._on_run(self._run.experiment_id, self._run.run_id)
-            job(self._run)
-        except Exception as error:  # noqa: BLE001 - mlflow, its HTTP and SQL layers raise what they like
-            if not self._warned:
-                self._warned = True
-                logger.warning(
-                    "MLflow at %s cannot be used (%s: %s); training goes on without it.",
-                    _shown(self._uri),
-                    type(error).__name__,
-                    str(error).splitlines()[0][:300] if str(error) else "no reason given",
-                )
-            return False
-        return True
+            done = self._recorder.wait(wait_seconds) == 0
+        except subprocess.TimeoutExpired:
+            self._recorder.kill()
+            self._recorder.wait()
+            done = False
+        self._reader.join(1)
+        if not done:
+            logger.warning("MLflow did not take everything; its run is incomplete. The platform has all metrics.")
+        return done
 
-    def _open(self) -> _Run:
-        client = _client(self._uri)
-        found = client.get_experiment_by_name(self._experiment)
-        experiment_id = found.experiment_id if found else self._create_experiment(client)
-        run = client.create_run(experiment_id, run_name=self._run_name, tags=self._tags)
-        return _Run(client, str(experiment_id), run.info.run_id)
+    def _order(self, kind: str, **what: Any) -> None:
+        if self._recorder is not None:
+            self._orders.put({"order": kind, **what})
 
-    def _create_experiment(self, client: Any) -> str:
-        from mlflow.exceptions import MlflowException
-
-        location = f"{self._artifact_root}/{self._experiment}" if self._artifact_root else None
+    def _pass_orders_on(self, pipe: IO[str]) -> None:
+        """On a thread: a recorder that waits for its server may leave the pipe full."""
         try:
-            return str(client.create_experiment(self._experiment, artifact_location=location))
-        except MlflowException:
-            found = client.get_experiment_by_name(self._experiment)  # another trainer made it just now
-            if found is None:
-                raise
-            return str(found.experiment_id)
+            while (order := self._orders.get()) is not None:
+                pipe.write(json.dumps(order) + "\n")
+                pipe.flush()
+            pipe.close()
+        except OSError as error:
+            logger.warning("The MLflow recorder is gone (%s); training goes on without it.", error)
+
+    def _listen(self, pipe: IO[str]) -> None:
+        for line in pipe:
+            said = json.loads(line)
+            if "run_id" in said:
+                self._on_run(said["experiment_id"], said["run_id"])
+            else:
+                logger.warning("%s", said["warning"])
+
+    @staticmethod
+    def _run_thread(work: Callable[[IO[str]], None], pipe: IO[str] | None) -> threading.Thread:
+        thread = threading.Thread(target=work, args=(pipe,), name="mlflow", daemon=True)
+        thread.start()
+        return thread
 
 
-def close_run(uri: str, run_id: str, status: RunStatus) -> bool:
-    """Close a run whose trainer is dead. False where it was closed already.
-
-    Raises:
-        mlflow.exceptions.MlflowException: the run is not known, or MLflow cannot be used.
-    """
-    client = _client(uri)
-    if client.get_run(run_id).info.status != "RUNNING":
-        return False
-    client.set_terminated(run_id, status)
-    return True
-
-
-def create_database(uri: str, artifact_root: str) -> None:
-    """Create or upgrade MLflow's own database at `uri`, a SQLite file say. Safe to repeat."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    SqlAlchemyStore(uri, artifact_root)
-
-
-def _client(uri: str) -> Any:
-    # mlflow's own patience is minutes; a thread that hangs so long would outlive the training.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
-
-
-def _name(metric: str) -> str:
-    """MLflow takes no parentheses: `metrics/mAP50(B)` becomes `metrics/mAP50_B`."""
-    return metric.replace("(", "_").replace(")", "")
-
-
-def _shown(uri: str) -> str:
-    from trainer.contract.variables import without_password
-
-    return without_password(uri)
+def _start_recorder() -> "subprocess.Popen[str]":
+    # Its standard error is dropped: libraries may print what they like there, warnings come over the pipe.
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer.recorder"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+    )

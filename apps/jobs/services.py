@@ -17,6 +17,8 @@ from apps.projects.rights import Right, may
 from apps.storage.models import Dataset, DatasetVersion
 from trainer.contract.variables import TrainingVariables, in_words
 
+_NAME_LENGTH = 100
+_PRIORITY_LIMIT = 1_000_000
 # What a person chooses, named as the contract's variables in lower case.
 TRAINING_FIELDS = tuple(name.lower() for name in TrainingVariables.model_fields)
 
@@ -42,7 +44,10 @@ def submit(
     if not may(by, Right.TRAIN, project):
         raise NotAllowedError(_("You may not run jobs in project %(project)s.") % {"project": project})
     problems, chosen = _checked_training(training)
-    version, trouble = _pinned_version(project, dataset, str(training.get("task_type", "")))
+    problems |= _checked_labels(name, priority)
+    if foreign := _foreign_weights(project, str(training.get("weights") or "")):
+        problems.setdefault("weights", []).append(foreign)
+    version, trouble = _pinned_version(project, dataset, training.get("task_type"))
     if trouble:
         problems.setdefault("dataset", []).append(trouble)
     if problems or version is None:
@@ -151,14 +156,32 @@ def _checked_training(training: dict[str, Any]) -> tuple[dict[str, list[str]], d
     return problems, {name.lower(): value for name, value in checked.model_dump(mode="json").items()}
 
 
+def _checked_labels(name: str, priority: int) -> dict[str, list[str]]:
+    """What the database would refuse without saying why."""
+    problems: dict[str, list[str]] = {}
+    if len(name) > _NAME_LENGTH or not name.isprintable():
+        problems["name"] = [_("must be one line of at most %(length)s characters") % {"length": _NAME_LENGTH}]
+    if abs(priority) > _PRIORITY_LIMIT:
+        problems["priority"] = [_("must be between -%(limit)s and %(limit)s") % {"limit": _PRIORITY_LIMIT}]
+    return problems
+
+
+def _foreign_weights(project: Project, weights: str) -> str:
+    """A weights file is code that the trainer loads, and may be another project's property: only known places."""
+    own = ("weights/", f"projects/{project.pk}/")
+    if not weights or (weights.startswith(own) and ".." not in weights.split("/")):
+        return ""
+    return _("must be a key in the store that begins with %(first)s or %(second)s") % {"first": own[0], "second": own[1]}
+
+
 def _pinned_version(
-    project: Project, dataset: Dataset | DatasetVersion, task_type: str
+    project: Project, dataset: Dataset | DatasetVersion, task_type: object
 ) -> tuple[DatasetVersion | None, str]:
     owner = dataset.dataset if isinstance(dataset, DatasetVersion) else dataset
     version = dataset if isinstance(dataset, DatasetVersion) else dataset.latest
     if owner.project_id != project.pk:
         return None, _("belongs to another project")
-    if owner.task_type != task_type:
+    if task_type and owner.task_type != task_type:
         return None, _("is labelled for %(its)s, not for %(task)s") % {
             "its": owner.task_type,
             "task": task_type,

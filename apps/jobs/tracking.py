@@ -4,7 +4,7 @@ from django.conf import settings
 
 from apps.jobs.models import Attempt
 from apps.jobs.states import State
-from trainer.tracking import close_run
+from trainer.recorder import close_run
 
 
 def close_run_of(attempt_id: int) -> None:

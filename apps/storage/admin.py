@@ -24,7 +24,7 @@ class VersionInline(TabularInline):
         "version",
         "image_counts",
         "box_counts",
-        "classes",
+        "class_list",
         "archive",
         "created_at",
         "created_by",
@@ -58,7 +58,7 @@ class VersionInline(TabularInline):
         return by_split(version.boxes)
 
     @admin.display(description=_("classes"))
-    def classes(self, version: DatasetVersion) -> str:
+    def class_list(self, version: DatasetVersion) -> str:
         names = ", ".join(version.class_names)
         return format_html('<span title="{}">{}</span>', names, _shortened(names))
 

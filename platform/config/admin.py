@@ -1,4 +1,4 @@
-"""People, groups and API tokens in the console. They are the site's business: superusers only, by Django's own rules."""
+"""People, groups and API tokens in the console: the site's business, for superusers, by Django's own rules."""
 
 from typing import Any
 
@@ -22,14 +22,15 @@ def _whose(token: TokenProxy) -> str:
 
 
 # Its own is the key, which Django would write into page titles, messages and its log of actions.
-TokenProxy.__str__ = _whose  # type: ignore[method-assign]
+TokenProxy.__str__ = _whose  # type: ignore[assignment, method-assign]
 
 for _model in (User, Group, TokenProxy):
     admin.site.unregister(_model)
 
 
+# What Unfold and the stubs declare of ModelAdmin differs; a class that is both inherits the difference.
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
+class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -37,7 +38,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Group)
-class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
+class GroupAdmin(DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
     list_fullwidth = True
 
 
@@ -46,21 +47,21 @@ class TokenChangeList(DrfTokenChangeList, ChangeList):
 
 
 @admin.register(TokenProxy)
-class TokenAdmin(DrfTokenAdmin, ModelAdmin):  # type: ignore[type-arg]
+class TokenAdmin(DrfTokenAdmin, ModelAdmin):  # type: ignore[misc]
     # Not the key: a page that is left open must not hand anybody a token.
     list_display = ("user", "created")
     list_display_links = ("user",)
-    fields: tuple[str, ...] = ("user",)
+    list_select_related = ("user",)
     search_help_text = gettext_lazy("Search by user name")
     list_fullwidth = True
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[TokenChangeList]:
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> Any:
         return TokenChangeList
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # delete it and make another
 
-    def save_model(self, request: HttpRequest, obj: TokenProxy, form: Any, change: bool) -> None:
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
         told = _("The token of %(user)s is %(key)s. Keep it now: it is not shown again.")
         messages.warning(request, told % {"user": obj.user, "key": obj.key})

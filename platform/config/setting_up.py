@@ -24,7 +24,7 @@ def prepare_tracking_database() -> None:
         return
     path = Path(uri.removeprefix("sqlite:///"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    from trainer.tracking import create_database
+    from trainer.recorder import create_database
 
     create_database(uri, (settings.DATA_DIR / "mlflow" / "artifacts").as_uri())
 

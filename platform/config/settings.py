@@ -278,6 +278,9 @@ UNFOLD: dict[str, Any] = {
     "SITE_SYMBOL": "train",
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("trainyard/favicon.svg")}
+    ],
     "STYLES": [lambda request: static("trainyard/console.css")],
     "SIDEBAR": {
         "show_search": False,
@@ -316,11 +319,13 @@ UNFOLD: dict[str, Any] = {
                         "title": _("Users"),
                         "icon": "person",
                         "link": reverse_lazy("admin:auth_user_changelist"),
+                        "permission": lambda request: request.user.is_superuser,
                     },
                     {
                         "title": _("API tokens"),
                         "icon": "key",
                         "link": reverse_lazy("admin:authtoken_tokenproxy_changelist"),
+                        "permission": lambda request: request.user.is_superuser,
                     },
                 ],
             },

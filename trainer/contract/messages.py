@@ -50,7 +50,8 @@ class Command(StrEnum):
 
 class _Data(BaseModel):
     # A newer trainer may say more than this platform knows: what is unknown is left aside, not refused.
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    # Neither database nor JSON has a word for NaN.
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class Started(_Data):

@@ -77,7 +77,7 @@ class TrainingVariables(BaseModel):
         group="training",
         about="Weights to start from: a key in the store or the path of a file; "
         "empty looks for `weights/<MODEL_NAME>.pt` in the store",
-        max_length=500,
+        pattern=r"^[^\x00-\x1f]{0,500}$",
     )
     HYPERPARAMETERS: JsonObject = _variable(
         {}, group="training", about="Every other training argument, as a JSON object", example='{"mosaic": 0}'

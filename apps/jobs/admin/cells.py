@@ -10,13 +10,16 @@ from django.utils.translation import gettext_lazy
 from apps.jobs.admin import words
 from apps.jobs.models import Job
 from apps.jobs.states import State
+from apps.projects.admin import RightsAdmin
 
+# A phone leaves cells out that hold nothing else.
+NOTHING = format_html('<span class="ty-none">{}</span>', words.NOTHING)
 MAP50 = "metrics/mAP50(B)"
 MAP50_95 = "metrics/mAP50-95(B)"
 
 
-class JobCells:
-    """Mixed into the job admin; the order of the columns is `list_display`."""
+class JobCells(RightsAdmin):
+    """The columns; `list_display` says which and in what order."""
 
     @admin.display(description=gettext_lazy("job"), ordering="id")
     def name_and_project(self, job: Job) -> SafeString:
@@ -40,34 +43,30 @@ class JobCells:
 
     @admin.display(description=gettext_lazy("model"), ordering="model_name")
     def model_and_data(self, job: Job) -> SafeString:
-        return format_html(
-            '<span class="ty-cell"><b>{}</b><small>{}</small></span>', job.model_name, dataset_link(job)
-        )
+        return format_html('<span class="ty-cell"><b>{}</b><small>{}</small></span>', job.model_name, dataset_link(job))
 
     @admin.display(description=gettext_lazy("progress"), ordering="fraction")
-    def progress(self, job: Job) -> SafeString | str:
+    def progress(self, job: Job) -> SafeString:
         if job.state == State.QUEUED or not (job.active or job.epoch):
-            return words.NOTHING
+            return NOTHING
         bar = progress_bar(job) if job.active else ""
-        return format_html(
-            '<span class="ty-cell ty-progress">{}<small>{}</small></span>', bar, progress_words(job)
-        )
+        return format_html('<span class="ty-cell ty-progress">{}<small>{}</small></span>', bar, progress_words(job))
 
-    @admin.display(description="mAP50")
+    @admin.display(description=gettext_lazy("best mAP50"))
     def map50(self, job: Job) -> str:
-        return words.score(job.best_metrics, MAP50)
+        return words.score(job.best_metrics, MAP50) if job.best_metrics else NOTHING
 
-    @admin.display(description="mAP50-95")
+    @admin.display(description=gettext_lazy("best mAP50-95"))
     def map50_95(self, job: Job) -> str:
-        return words.score(job.best_metrics, MAP50_95)
+        return words.score(job.best_metrics, MAP50_95) if job.best_metrics else NOTHING
 
     @admin.display(description=gettext_lazy("last seen"), ordering="last_message_at")
     def seen(self, job: Job) -> str:
-        return words.ago(job.last_message_at)
+        return words.ago(job.last_message_at) if job.last_message_at else NOTHING
 
     @admin.display(description=gettext_lazy("owner"), ordering="created_by__username")
     def owner(self, job: Job) -> str:
-        return job.created_by.get_username() if job.created_by else words.NOTHING
+        return job.created_by.get_username() if job.created_by else NOTHING
 
 
 def state_label(job: Job) -> SafeString:

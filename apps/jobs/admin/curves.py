@@ -59,9 +59,7 @@ def curves(attempt: Attempt | None) -> Curves:
         label = f"{each.name.partition('/')[0]} {short}" if chart.id == "losses" else short
         chart.curves.append(Curve(label, each.values, colour, dashed=each.name.startswith("val/")))
     epochs = series[0].epochs if series else []
-    rows = [
-        (epoch, [words.number(each.values[index]) for each in series]) for index, epoch in enumerate(epochs)
-    ]
+    rows = [(epoch, [words.number(each.values[index]) for each in series]) for index, epoch in enumerate(epochs)]
     data = {"epochs": epochs, "charts": {chart.id: [asdict(c) for c in chart.curves] for chart in drawn.values()}}
     return Curves(version(attempt), data, [each.name for each in series], rows)
 

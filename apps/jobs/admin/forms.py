@@ -7,6 +7,8 @@ from django import forms
 from django.contrib.auth.models import AbstractUser
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.forms.models import ModelChoiceIterator
+from django.utils.functional import keep_lazy_text
+from django.utils.html import escape
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -25,10 +27,12 @@ from apps.jobs.models import PRETRAINED_CHOICES, Job
 from apps.projects.models import Project
 from apps.projects.rights import Right, projects_of
 from apps.storage.models import TASK_CHOICES, Dataset, DatasetVersion
-from trainer.contract.tasks import FAMILIES, MODELS, TRAINED_TASKS
+from trainer.contract.tasks import MODELS, TRAINED_TASKS
 from trainer.contract.variables import TrainingVariables
 
-FIELDSETS = [
+# Where a person says on which version of the dataset a clone is trained.
+KEEP_VERSION = "keep_version"
+FIELDSETS: list[tuple[Any, dict[str, list[Any]]]] = [
     (gettext_lazy("What to train"), {"fields": [("project", "dataset"), ("task_type", "model_name")]}),
     (
         gettext_lazy("How to train"),
@@ -36,8 +40,6 @@ FIELDSETS = [
     ),
     (gettext_lazy("Further settings"), {"fields": ["hyperparameters", ("seed", "priority"), "name"]}),
 ]
-# Where a person says on which version of the dataset a clone is trained.
-KEEP_VERSION = "keep_version"
 
 
 class GroupedByProject(ModelChoiceIterator):  # type: ignore[type-arg]
@@ -65,13 +67,19 @@ def _label(name: str) -> Any:
 def _about(name: str) -> dict[str, Any]:
     """Label, explanation and default of a field, from the model and from the contract that checks it."""
     default = Job._meta.get_field(name).get_default()  # type: ignore[union-attr]
-    about = TrainingVariables.model_fields[name.upper()].description or ""
-    return {"label": _label(name), "help_text": gettext_lazy(about), "initial": default}
+    about = gettext_lazy(TrainingVariables.model_fields[name.upper()].description or "")
+    return {"label": _label(name), "help_text": _explained(about), "initial": default}
+
+
+@keep_lazy_text
+def _explained(about: Any) -> str:
+    """Unfold shows explanations as they are, and ours name things like `<MODEL_NAME>`."""
+    return escape(about)
 
 
 def _models_by_family() -> list[tuple[str, list[tuple[str, str]]]]:
     names = [name for task in TRAINED_TASKS for name in MODELS[task]]
-    families = sorted({_family(name) for name in names}, key=lambda f: (f not in FAMILIES, f[::-1]), reverse=False)
+    families = dict.fromkeys(map(_family, names))
     return [(family, [(name, name) for name in names if _family(name) == family]) for family in families]
 
 
@@ -81,9 +89,7 @@ def _family(model_name: str) -> str:
 
 
 class JobForm(forms.Form):
-    project = forms.ModelChoiceField(
-        Project.objects.none(), label=_label("project"), widget=UnfoldAdminSelectWidget
-    )
+    project = forms.ModelChoiceField(Project.objects.none(), label=_label("project"), widget=UnfoldAdminSelectWidget)
     dataset = DatasetField(
         Dataset.objects.none(),
         label=gettext_lazy("Dataset"),
@@ -107,12 +113,8 @@ class JobForm(forms.Form):
         widget=UnfoldAdminDecimalFieldWidget(attrs={"step": "any"}), **_about("learning_rate")
     )
     image_size = forms.IntegerField(widget=UnfoldAdminIntegerFieldWidget, **_about("image_size"))
-    pretrained = forms.ChoiceField(
-        choices=PRETRAINED_CHOICES, widget=UnfoldAdminSelectWidget, **_about("pretrained")
-    )
-    weights = forms.CharField(
-        required=False, max_length=500, widget=UnfoldAdminTextInputWidget, **_about("weights")
-    )
+    pretrained = forms.ChoiceField(choices=PRETRAINED_CHOICES, widget=UnfoldAdminSelectWidget, **_about("pretrained"))
+    weights = forms.CharField(required=False, max_length=500, widget=UnfoldAdminTextInputWidget, **_about("weights"))
     hyperparameters = forms.JSONField(
         required=False, widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}), **_about("hyperparameters")
     )
@@ -120,7 +122,7 @@ class JobForm(forms.Form):
     priority = forms.IntegerField(
         initial=0,
         label=_label("priority"),
-        help_text=Job._meta.get_field("priority").help_text,  # type: ignore[union-attr]
+        help_text=Job._meta.get_field("priority").help_text,
         widget=UnfoldAdminIntegerFieldWidget,
     )
     name = forms.CharField(
@@ -137,6 +139,9 @@ class JobForm(forms.Form):
         self.person, self.model = person, model
         projects = projects_of(person, Right.TRAIN)
         self._field("project").queryset = projects
+        self._field("project").empty_label = self._field("dataset").empty_label = _("Choose one")
+        if len(projects) == 1:
+            self.fields["project"].initial = projects[0]
         self._field("dataset").queryset = _trainable_datasets(projects)
         if model is not None:
             self.fields[KEEP_VERSION] = _keep_version_field(model)
@@ -150,9 +155,7 @@ class JobForm(forms.Form):
         chosen = {name: value for name, value in self.cleaned_data.items() if name != KEEP_VERSION}
         chosen["hyperparameters"] = chosen["hyperparameters"] or {}
         try:
-            return services.submit(
-                **{**chosen, "dataset": self._dataset()}, by=self.person, cloned_from=self.model
-            )
+            return services.submit(**{**chosen, "dataset": self._dataset()}, by=self.person, cloned_from=self.model)
         except InvalidJobError as error:
             for name, problems in error.problems.items():
                 self.add_error(name if name in self.fields else None, [capfirst(text) for text in problems])
@@ -164,7 +167,14 @@ class JobForm(forms.Form):
         return kept if kept is not None and kept.dataset_id == dataset.pk else dataset
 
     def _field(self, name: str) -> Any:
-        return cast(Any, self.fields[name])
+        return cast("Any", self.fields[name])
+
+
+def fieldsets_for(model: Job | None) -> list[tuple[Any, dict[str, list[Any]]]]:
+    """How the form is laid out; a clone is asked for its version below its dataset."""
+    (title, first), *others = FIELDSETS
+    extra = [KEEP_VERSION] if model else []
+    return [(title, {"fields": [first["fields"][0], *extra, *first["fields"][1:]]}), *others]
 
 
 def values_of(job: Job) -> dict[str, Any]:

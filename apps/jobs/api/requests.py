@@ -22,7 +22,7 @@ from apps.storage.selectors import datasets_of
 
 MAX_LOG_BYTES = 1 << 20
 MAX_EVENTS = 1000
-_PRIORITY_BOUND = 2**31 - 1  # the column's
+_INT_BOUND = 2**31 - 1  # of an integer column
 _SEQ_BOUND = 2**53
 _NAME_LENGTH = Job._meta.get_field("name").max_length
 
@@ -35,6 +35,11 @@ class _Visible(serializers.PrimaryKeyRelatedField[Any]):
 
 class VisibleProject(_Visible):
     queryset = Project.objects.none()
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not str(data).isprintable():  # PostgreSQL takes no NUL, not even to look for it
+            self.fail("does_not_exist", pk_value=data)
+        return super().to_internal_value(data)
 
     def get_queryset(self) -> QuerySet[Project]:
         return projects_of(self.context["request"].user)
@@ -62,12 +67,12 @@ class JobFields(serializers.Serializer[Any]):
     """What jobs are submitted and cloned with. A name that is no field is an error: it may be a misspelt one."""
 
     dataset = VisibleDataset(required=False)
-    dataset_version = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=_PRIORITY_BOUND)
+    dataset_version = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=_INT_BOUND)
     name = serializers.CharField(required=False, allow_blank=True, max_length=_NAME_LENGTH)
     priority = serializers.IntegerField(
         required=False,
-        min_value=-_PRIORITY_BOUND,
-        max_value=_PRIORITY_BOUND,
+        min_value=-_INT_BOUND,
+        max_value=_INT_BOUND,
         help_text=gettext_lazy("Higher goes first."),
     )
 
@@ -83,7 +88,10 @@ class JobFields(serializers.Serializer[Any]):
         return given
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Put the version asked for in the dataset's place; without one, `submit` pins the newest."""
+        """Put the version asked for in the dataset's place; without one, `submit` pins the newest.
+
+        Where no dataset is sent, the number is one of the original's dataset, which a clone has as its context.
+        """
         number = attrs.pop("dataset_version", None)
         dataset = attrs.get("dataset", self.context.get("dataset"))
         if number is None or dataset is None:
@@ -102,12 +110,12 @@ class JobSubmission(JobFields):
 
 
 class JobChanges(JobFields):
-    """What a clone has otherwise than its original. Context: `dataset`, the original's."""
+    """What a clone has otherwise than its original."""
 
 
 class AttemptQuery(serializers.Serializer[Any]):
     attempt = serializers.IntegerField(
-        required=False, min_value=1, max_value=_PRIORITY_BOUND, help_text="Number of an attempt; the newest without it."
+        required=False, min_value=1, max_value=_INT_BOUND, help_text="Number of an attempt; the newest without it."
     )
 
 

@@ -10,6 +10,7 @@ from drf_spectacular.utils import Direction, OpenApiExample, OpenApiResponse, in
 from rest_framework import serializers
 
 from apps.jobs.api.problems import MEDIA_TYPE
+from apps.jobs.api.requests import JobSubmission
 from apps.jobs.models import PRETRAINED_CHOICES
 from apps.jobs.services import TRAINING_FIELDS
 from apps.storage.models import TASK_CHOICES
@@ -26,8 +27,6 @@ _KEPT = {
     "maxLength",
     "additionalProperties",
 }
-
-
 # With their labels: the document then has one enumeration for what is sent and what is shown.
 _CHOICES = {"task_type": TASK_CHOICES, "pretrained": PRETRAINED_CHOICES}
 
@@ -44,11 +43,12 @@ class ProblemSerializer(serializers.Serializer[Any]):
     )
 
 
-def problems(*statuses: int) -> dict[tuple[int, str], OpenApiResponse]:
-    """The answers of an operation that can fail with these statuses, and with 401 as all do."""
+def problems(*statuses: int, anybody: bool = False) -> dict[tuple[int, str], OpenApiResponse]:
+    """The answers of an operation that can fail with these statuses, and with 401 unless it is open to anybody."""
+    every = {*statuses} if anybody else {HTTPStatus.UNAUTHORIZED, *statuses}
     return {
         (status, MEDIA_TYPE): OpenApiResponse(ProblemSerializer, description=HTTPStatus(status).phrase)
-        for status in sorted({HTTPStatus.UNAUTHORIZED, *statuses})
+        for status in sorted(every)
     }
 
 
@@ -71,9 +71,16 @@ class JobFieldsExtension(OpenApiSerializerExtension):  # type: ignore[no-untyped
         contract = TrainingVariables.model_json_schema()
         for name in TRAINING_FIELDS:
             schema["properties"][name] = _property(name, contract["properties"][name.upper()])
-        if "project" in schema["properties"]:  # a clone has all of these from its original
+        if issubclass(_class_of(self.target), JobSubmission):
             schema["required"] += [name.lower() for name in contract["required"]]
+        else:
+            for described in schema["properties"].values():
+                described.pop("default", None)  # what is left out comes from the original
         return schema
+
+
+def _class_of(target: Any) -> type:
+    return target if isinstance(target, type) else type(target)
 
 
 def _property(name: str, variable: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """What the API shows of projects, datasets, jobs and attempts. Nothing here writes."""
 
-from typing import Any
-
 from rest_framework import serializers
 
 from apps.jobs.models import Artifact, Attempt, EpochMetrics, Event, Job, StatusChange
@@ -9,27 +7,31 @@ from apps.projects.models import Project
 from apps.storage.models import Dataset, DatasetVersion
 
 
-def _numbers(about: str, **options: Any) -> serializers.DictField:
+def _numbers(about: str) -> serializers.DictField:
     """Named numbers; null is one that was NaN or infinite."""
-    return serializers.DictField(
-        child=serializers.FloatField(allow_null=True), read_only=True, help_text=about, **options
-    )
+    return serializers.DictField(child=serializers.FloatField(allow_null=True), read_only=True, help_text=about)
 
 
 class ProjectSerializer(serializers.ModelSerializer[Project]):
     class Meta:
         model = Project
         fields = ["id", "name", "description", "created_at"]
+        read_only_fields = fields
 
 
 class DatasetVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
-    class_names = serializers.ListField(child=serializers.CharField(), help_text="Name of each class, by its number.")
-    images = serializers.DictField(child=serializers.IntegerField(), help_text="Images in each split.")
-    boxes = serializers.DictField(child=serializers.IntegerField(), help_text="Labelled objects in each split.")
+    class_names = serializers.ListField(
+        child=serializers.CharField(), read_only=True, help_text="Name of each class, by its number."
+    )
+    images = serializers.DictField(child=serializers.IntegerField(), read_only=True, help_text="Images in each split.")
+    boxes = serializers.DictField(
+        child=serializers.IntegerField(), read_only=True, help_text="Labelled objects in each split."
+    )
 
     class Meta:
         model = DatasetVersion
         fields = ["number", "sha256", "size", "class_names", "images", "boxes", "created_at"]
+        read_only_fields = fields
 
 
 class DatasetSerializer(serializers.ModelSerializer[Dataset]):
@@ -39,6 +41,7 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
     class Meta:
         model = Dataset
         fields = ["id", "name", "project", "project_name", "task_type", "created_at", "versions"]
+        read_only_fields = fields
 
 
 class ProgressSerializer(serializers.ModelSerializer[Job]):
@@ -63,6 +66,7 @@ class ProgressSerializer(serializers.ModelSerializer[Job]):
             "last_message_at",
             "pending_reason",
         ]
+        read_only_fields = fields
 
     def get_eta_seconds(self, job: Job) -> float | None:
         return None if job.eta is None else job.eta.total_seconds()
@@ -118,11 +122,16 @@ class JobSerializer(serializers.ModelSerializer[Job]):
             "ended_at",
             "progress",
         ]
+        read_only_fields = fields
 
 
 class AttemptSerializer(serializers.ModelSerializer[Attempt]):
-    devices = serializers.ListField(child=serializers.CharField(), help_text="GPUs leased to it; none for the CPU.")
-    versions = serializers.DictField(child=serializers.CharField(), help_text="Software and device it ran with.")
+    devices = serializers.ListField(
+        child=serializers.CharField(), read_only=True, help_text="GPUs leased to it; none for the CPU."
+    )
+    versions = serializers.DictField(
+        child=serializers.CharField(), read_only=True, help_text="Software and device it ran with."
+    )
     mlflow_run_url = serializers.SerializerMethodField(help_text="Where a browser opens its run in MLflow.")
 
     class Meta:
@@ -145,6 +154,7 @@ class AttemptSerializer(serializers.ModelSerializer[Attempt]):
             "mlflow_run_id",
             "mlflow_run_url",
         ]
+        read_only_fields = fields
 
     def get_mlflow_run_url(self, attempt: Attempt) -> str | None:
         from apps.jobs.tracking import run_url  # loads the tracking client, which lists have no use for
@@ -159,6 +169,7 @@ class StatusChangeSerializer(serializers.ModelSerializer[StatusChange]):
     class Meta:
         model = StatusChange
         fields = ["at", "old", "new", "actor", "reason", "evidence", "attempt_number"]
+        read_only_fields = fields
 
 
 class JobDetailSerializer(JobSerializer):
@@ -177,6 +188,7 @@ class EpochSerializer(serializers.ModelSerializer[EpochMetrics]):
     class Meta:
         model = EpochMetrics
         fields = ["epoch", "at", "seconds", "metrics"]
+        read_only_fields = fields
 
 
 class EventSerializer(serializers.ModelSerializer[Event]):
@@ -186,9 +198,11 @@ class EventSerializer(serializers.ModelSerializer[Event]):
     class Meta:
         model = Event
         fields = ["seq", "type", "at", "received_at", "data"]
+        read_only_fields = fields
 
 
 class ArtifactSerializer(serializers.ModelSerializer[Artifact]):
     class Meta:
         model = Artifact
         fields = ["id", "kind", "name", "size", "sha256", "epoch", "stored_at"]
+        read_only_fields = fields

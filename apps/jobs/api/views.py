@@ -1,7 +1,10 @@
 """Tokens, projects and datasets."""
 
+from typing import Any
+
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework import serializers
 from rest_framework.authtoken.serializers import AuthTokenSerializer
 from rest_framework.authtoken.views import ObtainAuthToken
 from rest_framework.exceptions import NotFound
@@ -21,6 +24,10 @@ from apps.projects.models import Project
 from apps.projects.rights import projects_of
 from apps.storage.models import Dataset
 from apps.storage.selectors import datasets_of
+
+
+class TokenAnswer(serializers.Serializer[Any]):
+    token = serializers.CharField()
 
 
 class TokenThrottle(AnonRateThrottle):
@@ -44,7 +51,7 @@ class ObtainToken(ObtainAuthToken):
         tags=["auth"],
         auth=[],
         request=AuthTokenSerializer,
-        responses={200: AuthTokenSerializer, **problems(400, 429)},
+        responses={200: TokenAnswer, **problems(400, 429, anybody=True)},
     )
     def post(self, request: Request) -> Response:
         return super().post(request)

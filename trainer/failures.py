@@ -59,5 +59,6 @@ def _chain(error: BaseException) -> list[BaseException]:
     current: BaseException | None = error
     while current is not None and current not in found:
         found.append(current)
-        current = current.__cause__ or current.__context__
+        # What was hidden by `raise … from None` had been dealt with.
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return found

@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 import time
+from io import TextIOWrapper
 from typing import IO, Any, Literal
 
 LogFormat = Literal["auto", "json", "text"]
@@ -65,6 +66,9 @@ class StdoutToLog:
 def set_up(log_format: LogFormat, job: int, attempt: int) -> None:
     """Send every log record to stdout in `log_format`, and in JSON also what anything prints."""
     stdout: IO[str] = sys.stdout
+    if isinstance(stdout, TextIOWrapper):
+        # A file name that is not UTF-8 reaches us as lone surrogates: escaped, or its whole line would be lost.
+        stdout.reconfigure(errors="backslashreplace")
     as_json = log_format == "json" or (log_format == "auto" and not stdout.isatty())
     handler = logging.StreamHandler(stdout)
     if as_json:

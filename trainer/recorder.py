@@ -45,15 +45,20 @@ class Recorder:
                 getattr(self, f"_{self._waiting[0]['order']}")(self._waiting[0])
             except Exception as error:  # noqa: BLE001 - mlflow, its HTTP and SQL layers raise what they like
                 self._warn(error)
-                self._retry_at = time.monotonic() + RETRY_SECONDS
-                return
+                if self._run_id == "" or not _is_refusal(error):
+                    self._retry_at = time.monotonic() + RETRY_SECONDS
+                    return
             del self._waiting[0]
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            why = str(error).splitlines()[0][:300] if str(error) else "no reason given"
-            where = without_password(str(self._opening.get("uri", self._waiting[0].get("uri", ""))))
+            uri = str(self._opening.get("uri", self._waiting[0].get("uri", "")))
+            where = without_password(uri)
+            text = str(error).replace(
+                uri.rstrip("/"), where.rstrip("/")
+            )  # mlflow repeats the address, password and all
+            why = text.splitlines()[0][:300] if text else "no reason given"
             self._answer(warning=f"MLflow at {where} cannot be used ({type(error).__name__}: {why}); training goes on.")
 
     def _answer(self, **what: str) -> None:
@@ -132,6 +137,11 @@ def _experiment(client: Any, name: str, artifact_root: str) -> str:
             if found is None:
                 raise
     return str(found.experiment_id)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether MLflow was there and said no: it would say so again, and nothing after it would be recorded."""
+    return getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
 def _name(name: str) -> str:

@@ -87,13 +87,17 @@ class Reporter:
     # --- the thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        with httpx.Client(timeout=_TIMEOUT, headers=self._headers) as client:
+        with httpx.Client(timeout=_TIMEOUT) as client:
             while True:
                 self._wake.wait(0.5)
                 self._wake.clear()
-                self._say_progress_when_due()
-                if self._url and not self._spool.empty and time.monotonic() >= self._retry_at:
-                    self._send(client, self._url)
+                try:
+                    self._say_progress_when_due()
+                    if self._url and not self._spool.empty and time.monotonic() >= self._retry_at:
+                        self._send(client, self._url)
+                except (OSError, ValueError, httpx.InvalidURL) as error:
+                    # A full disk, or an address that is none. This thread goes on: what it does not send, nobody does.
+                    self._back_off(f"cannot be told ({error})")
                 if self._closing and (self._spool.empty or not self._url or time.monotonic() >= self._deadline):
                     return
 
@@ -111,7 +115,7 @@ class Reporter:
     def _send(self, client: httpx.Client, url: str) -> None:
         events = [self._unless_refused(event) for event in self._spool.pending(self._batch, BATCH_BYTES)]
         try:
-            response = client.post(url, json={"attempt": self._attempt, "events": events})
+            response = client.post(url, json={"attempt": self._attempt, "events": events}, headers=self._headers)
         except httpx.HTTPError as error:
             self._back_off(f"cannot be reached ({type(error).__name__})")
             return
@@ -133,7 +137,11 @@ class Reporter:
             return
         if answer.command == Command.STOP:
             self._stop.ask("the platform")
-        if answer.acked <= self._spool.acked:
+        if answer.acked < self._spool.acked:
+            self._spool.rewind(answer.acked)
+            self._back_off(f"no longer has what follows message {answer.acked}: its database was put back")
+            return
+        if answer.acked == self._spool.acked:
             self._back_off(f"still lacks a message before number {events[0]['seq']}")
             return
         if self._backoff:

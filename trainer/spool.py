@@ -1,6 +1,7 @@
 """Messages on disk until the platform has them: an append-only file of JSON lines, and a note of what is acked."""
 
 import json
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ class Spool:
         self._acked_path = path.with_suffix(".acked")
         self._lock = threading.Lock()
         self._drop_torn_end()
-        self.last_seq = max((event["seq"] for event in self._events()), default=0)
         self.acked = self._read_acked()
+        # A number that was acknowledged is never given out again: the platform would take it for a repetition.
+        self.last_seq = max([self.acked, *(event["seq"] for event in self._events())])
         self._file = path.open("a", encoding="utf-8")
         # Where to read on: everything before it is acked.
         self._offset = 0
@@ -27,7 +29,7 @@ class Spool:
         """Write one event down and return its number."""
         with self._lock:
             seq = self.last_seq + 1
-            line = json.dumps({"seq": seq, "type": kind, "at": at, "data": data}, ensure_ascii=False)
+            line = json.dumps({"seq": seq, "type": kind, "at": at, "data": _sendable(data)}, ensure_ascii=False)
             self._file.write(line + "\n")
             self._file.flush()
             self.last_seq = seq
@@ -56,14 +58,23 @@ class Spool:
         """Forget every event up to `seq`."""
         if seq <= self.acked:
             return
-        self.acked = seq
-        draft = self._acked_path.with_suffix(".tmp")
-        draft.write_text(str(seq))
-        draft.replace(self._acked_path)
+        with self._lock:
+            self.acked, self.last_seq = seq, max(self.last_seq, seq)
+        self._note_acked()
+
+    def rewind(self, seq: int) -> None:
+        """Have everything after `seq` sent again: the platform no longer has it."""
+        self.acked, self._offset = seq, 0
+        self._note_acked()
 
     @property
     def empty(self) -> bool:
         return self.acked >= self.last_seq
+
+    def _note_acked(self) -> None:
+        draft = self._acked_path.with_suffix(".tmp")
+        draft.write_text(str(self.acked))
+        draft.replace(self._acked_path)
 
     def _events(self) -> Iterator[dict[str, Any]]:
         if self._path.exists():
@@ -71,7 +82,11 @@ class Spool:
                 yield from (json.loads(line) for line in file)
 
     def _read_acked(self) -> int:
-        return int(self._acked_path.read_text()) if self._acked_path.exists() else 0
+        """0 where a crash left the note unreadable: a message sent twice is recognised, one not sent is lost."""
+        try:
+            return int(self._acked_path.read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
 
     def _drop_torn_end(self) -> None:
         """A crash in the middle of a write leaves half a line; that event was never said."""
@@ -81,3 +96,12 @@ class Spool:
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.truncate(self._path, whole)
+
+
+def _sendable(value: Any) -> Any:
+    """NaN and infinity, for which JSON has no word, become null."""
+    if isinstance(value, dict):
+        return {name: _sendable(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_sendable(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

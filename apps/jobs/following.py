@@ -76,7 +76,8 @@ def report(job: Job, console: Console) -> None:
     attempt = job.current_attempt
     if attempt is not None:
         console.print(_epochs(attempt))
-        console.print(_places(attempt))
+        for what, where in _places(attempt).items():
+            console.print(f"{what:16} {where}", soft_wrap=True, highlight=False)
     if job.end_message:
         console.print(job.end_message, style="red" if job.state == State.FAILED else "")
 
@@ -96,17 +97,14 @@ def _epochs(attempt: Attempt) -> Table:
     return table
 
 
-def _places(attempt: Attempt) -> Table:
+def _places(attempt: Attempt) -> dict[str, str]:
+    """Where everything lies, by what it is."""
     store = get_store()
-    table = Table(show_header=False, box=None)
     artifacts = list(selectors.artifacts(attempt))
-    for artifact in artifacts:
-        if artifact.kind in ("best", "last"):
-            table.add_row(f"{artifact.kind} checkpoint", store.uri(artifact.key))
-    plots = [artifact for artifact in artifacts if artifact.kind == "plot"]
-    if plots:
-        table.add_row(f"{len(plots)} plots", store.uri(plots[0].key).rpartition("/")[0])
-    table.add_row("log", attempt.log_location)
-    if attempt.mlflow_run_id:
-        table.add_row("MLflow run", f"{attempt.mlflow_run_id}  {run_url(attempt)}")
-    return table
+    places = {f"{a.kind} checkpoint": store.uri(a.key) for a in artifacts if a.kind in ("best", "last")}
+    if plots := [a for a in artifacts if a.kind == "plot"]:
+        places[_("%(count)s plots") % {"count": len(plots)}] = store.uri(plots[0].key).rpartition("/")[0]
+    places[_("log")] = attempt.log_location
+    if url := run_url(attempt):
+        places[_("MLflow run")] = f"{attempt.mlflow_run_id}  {url}"
+    return places

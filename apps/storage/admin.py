@@ -14,6 +14,7 @@ from unfold.admin import TabularInline
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
 from apps.projects.admin import ProjectFilter, RightsAdmin, person_of
+from apps.projects.rights import Right, projects_of
 from apps.storage.models import Dataset, DatasetVersion
 from apps.storage.selectors import datasets_of
 
@@ -87,6 +88,10 @@ class DatasetAdmin(RightsAdmin):
             newest_number=Subquery(newest.values("number")[:1]),
             newest_images=Subquery(newest.values("images")[:1]),
         )
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        trains = projects_of(person_of(request), Right.TRAIN).exists()
+        return [name for name in self.list_display if trains or name != "train_link"]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False  # data comes in by an import, which checks and packs it

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -206,11 +207,15 @@ def test_the_list_narrows_by_state_project_task_and_model(console: Client, make_
         assert [*console.get(LIST, narrowed).context["cl"].result_list] == [job]
 
 
-def test_refreshing_the_list_takes_its_rows_alone(console: Client, make_job: MakeJob) -> None:
-    job = make_job()
-    response = console.get(LIST, headers={"X-Trainyard-Rows": "1"})
-    page = response.content.decode()
-    assert f'data-row="{job.pk}"' in page
+def test_refreshing_the_list_takes_the_order_and_the_rows_that_can_have_changed(
+    console: Client, job_in: Callable[..., Job]
+) -> None:
+    ended, known, running = job_in(State.FAILED), job_in(State.FAILED), job_in(State.RUNNING)
+    page = console.get(LIST, headers={"X-Trainyard-Rows": f"{known.pk},{running.pk}"}).content.decode()
+    assert f'data-order="{running.pk},{known.pk},{ended.pk}"' in page
+    assert f'data-row="{ended.pk}"' in page
+    assert f'data-row="{running.pk}"' in page
+    assert f'data-row="{known.pk}"' not in page
     assert "<html" not in page
 
 
@@ -247,7 +252,7 @@ def test_the_page_leaves_out_what_the_browser_has_already(console: Client, job_i
 def test_refreshing_ends_some_time_after_the_job_has(console: Client, job_in: Callable[..., Job]) -> None:
     job = job_in(State.SUCCEEDED)
     assert b'data-live="1"' in console.get(parts_of(job)).content  # the last words may be on their way
-    Job.objects.filter(pk=job.pk).update(ended_at=timezone.now() - timezone.timedelta(minutes=3))
+    Job.objects.filter(pk=job.pk).update(ended_at=timezone.now() - timedelta(minutes=3))
     assert b'data-live=""' in console.get(parts_of(job)).content
 
 
@@ -333,7 +338,6 @@ def test_a_viewer_sees_no_buttons_and_is_refused_what_they_do(
     job = job_in(State.RUNNING)
     client = sign_in(viewer)
     page = client.get(page_of(job)).content.decode()
-    assert "baseline" not in page
     for name in ("button-cancel", "button-retry", "button-clone"):
         assert name not in page
     assert client.post(button(job, "cancel")).status_code == 403
@@ -341,6 +345,16 @@ def test_a_viewer_sees_no_buttons_and_is_refused_what_they_do(
     client.post(LIST, {"action": "cancel_selected", "_selected_action": [job.pk]})
     job.refresh_from_db()
     assert job.state == State.RUNNING
+
+
+def test_everybody_on_the_staff_finds_what_is_theirs_from_the_first_page(
+    sign_in: SignIn, viewer: AbstractUser, stranger: AbstractUser
+) -> None:
+    for person in (viewer, stranger):
+        page = sign_in(person).get("/admin/").content.decode()
+        for address in (LIST, "/admin/storage/dataset/", "/admin/projects/project/"):
+            assert f'href="{address}"' in page
+        assert "/admin/auth/user/" not in page
 
 
 def test_people_who_are_no_staff_are_sent_to_the_sign_in_page(client: Client, make_job: MakeJob) -> None:
@@ -359,6 +373,7 @@ def test_a_trainer_cannot_delete_and_a_manager_only_what_has_ended(
     client = sign_in(manager)
     assert client.get(reverse(delete, args=[running.pk])).status_code == 403
     assert client.post(reverse(delete, args=[running.pk]), {"post": "yes"}).status_code == 403
+    assert str(ended) in client.get(reverse(delete, args=[ended.pk])).content.decode()
     client.post(reverse(delete, args=[ended.pk]), {"post": "yes"})
     assert [*Job.objects.all()] == [running]
 

@@ -480,7 +480,7 @@ def modules_of(folder: Path, root: Path) -> list[str]:
 
 
 def test_the_shared_modules_load_neither_django_nor_torch_nor_ultralytics() -> None:
-    light = modules_of(REPOSITORY / "trainer" / "contract", REPOSITORY) + ["trainer.store", "trainer.dataset"]
+    light = [*modules_of(REPOSITORY / "trainer" / "contract", REPOSITORY), "trainer.store", "trainer.dataset"]
     assert set(python(LOADED, *light)) & HEAVY == set()
 
 

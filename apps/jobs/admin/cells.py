@@ -24,8 +24,9 @@ class JobCells(RightsAdmin):
     @admin.display(description=gettext_lazy("job"), ordering="id")
     def name_and_project(self, job: Job) -> SafeString:
         return format_html(
-            '<span class="ty-cell" data-row="{}"><b>#{} {}</b><small>{}</small></span>',
+            '<span class="ty-cell" data-row="{}" data-ended="{}"><b>#{} {}</b><small>{}</small></span>',
             job.pk,
+            "yes" if job.ended else "",
             job.pk,
             job.name,
             job.project.name,

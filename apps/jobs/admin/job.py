@@ -112,7 +112,7 @@ class JobAdmin(JobCells):
         context = {"title": _("Jobs"), "at_work": self._at_work(request), **(extra_context or {})}
         response = super().changelist_view(request, context)
         if ROWS_HEADER in request.headers and isinstance(response, TemplateResponse):
-            response.template_name = "admin/jobs/job/rows.html"
+            _reduce_to_news(response, request.headers[ROWS_HEADER])
         return response
 
     def _at_work(self, request: HttpRequest) -> list[tuple[str, str, int]]:
@@ -197,6 +197,18 @@ class JobAdmin(JobCells):
             if not _is_over(job):  # somebody retried it meanwhile
                 raise PermissionDenied
             job.delete()
+
+
+def _reduce_to_news(response: TemplateResponse, known: str) -> None:
+    """Render the rows alone, less those of ended jobs that the page has: nothing about them changes any more.
+
+    `known` are the ids of those jobs, separated by commas.
+    """
+    context = cast("dict[str, Any]", response.context_data)
+    jobs, had = list(context["cl"].result_list), set(known.split(","))
+    context["order"] = ",".join(str(job.pk) for job in jobs)
+    context["cl"].result_list = [job for job in jobs if not (job.ended and str(job.pk) in had)]
+    response.template_name = "admin/jobs/job/rows.html"
 
 
 def _is_over(job: Job) -> bool:

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from apps.jobs import selectors, services
 from apps.jobs.admin import actions, cells, curves, logs, words
 from apps.jobs.environment import build_environment
-from apps.jobs.models import Artifact, Attempt, Event, Job
+from apps.jobs.models import Artifact, Attempt, Event, Job, StatusChange
+from apps.jobs.states import EndReason
 from apps.projects.rights import Right, may
 from trainer.contract.variables import in_words
 
@@ -61,7 +62,7 @@ def live_context(job: Job, attempt: Attempt | None, person: AbstractUser, have: 
         "attempts": [(each, how_it_ended(each), run_url(each)) for each in job.attempts.all()],
         "pictures": pictures,
         "artifacts": stored,
-        "history": job.status_changes.all(),
+        "history": [(change, _reason(change)) for change in job.status_changes.all()],
     }
 
 
@@ -136,6 +137,10 @@ def _facts(job: Job, attempt: Attempt | None) -> Iterator[tuple[str, str]]:
 def _device(attempt: Attempt) -> str:
     leased = _("GPU %(numbers)s") % {"numbers": ", ".join(attempt.devices)} if attempt.devices else ""
     return " · ".join(part for part in (leased, attempt.versions.get("device")) if part) or words.NOTHING
+
+
+def _reason(change: StatusChange) -> str:
+    return str(EndReason(change.reason).label) if change.reason in EndReason.values else change.reason
 
 
 def _ran_for(job: Job) -> str:

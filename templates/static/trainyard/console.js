@@ -78,20 +78,34 @@
 
   // --- the list of jobs ----------------------------------------------------------------------------------
   const rowId = (body) => body.querySelector("[data-row]")?.dataset.row;
+  let rounds = 0;
+
+  // An ended job's row says nothing new but how long ago that was: it is asked for now and then.
+  const knownRows = () => {
+    rounds += 1;
+    const ended = rounds % 15 ? document.querySelectorAll('[data-ended="yes"]') : [];
+    return [...ended].map((cell) => cell.dataset.row).join(",");
+  };
 
   const refreshList = async () => {
-    const fresh = await fetchPage(location.href, { "X-Trainyard-Rows": "1" });
+    const fresh = await fetchPage(location.href, { "X-Trainyard-Rows": knownRows() });
     const [chips, freshChips] = [document.getElementById("at-work"), fresh.getElementById("at-work")];
     if (chips && freshChips) morph(chips, freshChips);
-    const [table, freshTable] = [document.getElementById("result_list"), fresh.getElementById("result_list")];
-    if (!table || !freshTable) return;
-    const old = new Map([...table.tBodies].map((body) => [rowId(body), body]));
+    const table = document.getElementById("result_list");
+    const order = fresh.getElementById("row-order").dataset.order.split(",").filter(Boolean);
+    if (!table && order.length) location.reload(); // the first jobs of an empty list
+    if (table) putRows(table, order, fresh.getElementById("result_list"));
+  };
+
+  const putRows = (table, order, freshTable) => {
+    const bodies = (source) => new Map([...(source?.tBodies || [])].map((body) => [rowId(body), body]));
+    const [old, news] = [bodies(table), bodies(freshTable)];
     let place = table.tHead;
-    for (const body of [...freshTable.tBodies]) {
-      const row = old.get(rowId(body)) || document.adoptNode(body);
+    for (const id of order) {
+      const row = old.get(id) || document.adoptNode(news.get(id));
       if (place.nextElementSibling !== row) place.after(row);
-      old.delete(rowId(body));
-      if (row !== body) morph(row, body);
+      if (news.has(id) && news.get(id) !== row) morph(row, news.get(id));
+      old.delete(id);
       place = row;
     }
     for (const body of old.values()) {

@@ -81,4 +81,4 @@ def set_up(log_format: LogFormat, job: int, attempt: int) -> None:
     for chatty in ("httpx", "httpcore", "alembic", "mlflow", "botocore", "boto3", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if as_json:
-        sys.stdout = StdoutToLog(logging.getLogger("stdout"))  # type: ignore[assignment]
+        sys.stdout = StdoutToLog(logging.getLogger("stdout"))

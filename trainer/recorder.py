@@ -55,9 +55,8 @@ class Recorder:
             self._warned = True
             uri = str(self._opening.get("uri", self._waiting[0].get("uri", "")))
             where = without_password(uri)
-            text = str(error).replace(
-                uri.rstrip("/"), where.rstrip("/")
-            )  # mlflow repeats the address, password and all
+            # mlflow repeats the address in its message, password and all.
+            text = str(error).replace(uri.rstrip("/"), where.rstrip("/"))
             why = text.splitlines()[0][:300] if text else "no reason given"
             self._answer(warning=f"MLflow at {where} cannot be used ({type(error).__name__}: {why}); training goes on.")
 

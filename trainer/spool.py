@@ -18,9 +18,9 @@ class Spool:
         self._acked_path = path.with_suffix(".acked")
         self._lock = threading.Lock()
         self._drop_torn_end()
-        self.acked = self._read_acked()
+        self.acked: int = self._read_acked()
         # A number that was acknowledged is never given out again: the platform would take it for a repetition.
-        self.last_seq = max([self.acked, *(event["seq"] for event in self._events())])
+        self.last_seq: int = max([self.acked, *(event["seq"] for event in self._events())])
         self._file = path.open("a", encoding="utf-8")
         # Where to read on: everything before it is acked.
         self._offset = 0
@@ -28,7 +28,7 @@ class Spool:
     def append(self, kind: str, at: str, data: dict[str, Any]) -> int:
         """Write one event down and return its number."""
         with self._lock:
-            seq = self.last_seq + 1
+            seq: int = self.last_seq + 1
             line = json.dumps({"seq": seq, "type": kind, "at": at, "data": _sendable(data)}, ensure_ascii=False)
             self._file.write(line + "\n")
             self._file.flush()

@@ -27,9 +27,7 @@ _NVIDIA_SMI_SECONDS = 10.0
 def trainer_environment(machine: Mapping[str, str], spec: LaunchSpec, pythonpath: Path) -> dict[str, str]:
     """The trainer's whole environment, made from the platform process's own (`machine`) and the spec."""
     inherited = {
-        name: value
-        for name, value in machine.items()
-        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+        name: value for name, value in machine.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
     return {
         # nvidia-smi counts in this order, CUDA by itself does not.
@@ -64,9 +62,7 @@ def _ask_nvidia_smi() -> tuple[str, ...]:
         return ()
     query = [program, "--query-gpu=index", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(
-            query, capture_output=True, text=True, timeout=_NVIDIA_SMI_SECONDS, check=True
-        )
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=_NVIDIA_SMI_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         logger.warning("nvidia-smi named no GPU, so none will be used: %s", error)
         return ()

@@ -20,9 +20,7 @@ def get_executor() -> Executor:
     """The executor of this process. Raises ImproperlyConfigured where EXECUTOR names none."""
     executor = load_factory(executor_setting())()
     if not isinstance(executor, Executor):
-        raise ImproperlyConfigured(
-            f"EXECUTOR={executor_setting()!r} returned {executor!r}, which is no Executor."
-        )
+        raise ImproperlyConfigured(f"EXECUTOR={executor_setting()!r} returned {executor!r}, which is no Executor.")
     return executor
 
 

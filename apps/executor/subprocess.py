@@ -69,9 +69,7 @@ class SubprocessExecutor(Executor):
                 record = self._start(folder, spec.grace_seconds, environment)
         except ValueError:
             # The message of a bad variable may quote it, so the cause is left out.
-            raise LaunchError(
-                "The trainer's environment or a record is malformed.", retryable=False
-            ) from None
+            raise LaunchError("The trainer's environment or a record is malformed.", retryable=False) from None
         except OSError as error:
             raise LaunchError(f"The trainer could not be started: {error}", retryable=True) from error
         return Launched(spec.name, record["node"], str(folder / records.TRAINER_LOG))

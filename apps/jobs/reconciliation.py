@@ -16,8 +16,8 @@ from apps.executor.errors import ExecutorError
 from apps.executor.registry import get_executor
 from apps.jobs import scheduling, tasks, transitions
 from apps.jobs.models import Attempt, Job
-from apps.jobs.states import EndReason, State, reason_from_exit
-from trainer.contract.exits import ADVICE, FailureReason
+from apps.jobs.states import OF_FAILURE, EndReason, State, reason_from_exit
+from trainer.contract.exits import ADVICE
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,9 @@ def reconcile() -> None:
             freed |= _reconcile_one(executor, attempt)
         except ExecutorError as error:
             logger.warning("%s could not be observed: %s", attempt.name, error)
+        except Exception:
+            # Whatever is wrong with one attempt, the others must be seen to.
+            logger.exception("%s could not be reconciled", attempt.name)
     if freed:
         tasks.wake_dispatcher()
 
@@ -119,10 +122,11 @@ def _end_by_evidence(job: Job, found: Dead) -> None:
 
 def _in_words(reason: EndReason, found: Dead) -> str:
     said = _("The trainer ended without a last message (%(evidence)s).") % {"evidence": found.evidence}
-    advice = ADVICE[FailureReason(reason.value)] if reason.value in FailureReason else _ADVICE.get(reason, "")
+    advice = ADVICE[_FAILURE_OF[reason]] if reason in _FAILURE_OF else _ADVICE.get(reason, "")
     return f"{said} {advice}".strip()
 
 
+_FAILURE_OF = {reason: failure for failure, reason in OF_FAILURE.items()}
 _ADVICE = {
     EndReason.FINISHED: _("Its exit code says that it finished; see the log for messages that did not arrive."),
     EndReason.KILLED: _("Somebody or something killed it: look at the machine's system log, then retry."),

@@ -56,7 +56,7 @@ def submit(
         job = Job.objects.create(
             project=project,
             dataset_version=version,
-            created_by=by,
+            created_by_id=by.pk,
             name=name,
             priority=priority,
             cloned_from=cloned_from,
@@ -171,7 +171,8 @@ def _foreign_weights(project: Project, weights: str) -> str:
     own = ("weights/", f"projects/{project.pk}/")
     if not weights or (weights.startswith(own) and ".." not in weights.split("/")):
         return ""
-    return _("must be a key in the store that begins with %(first)s or %(second)s") % {"first": own[0], "second": own[1]}
+    places = {"first": own[0], "second": own[1]}
+    return _("must be a key in the store that begins with %(first)s or %(second)s") % places
 
 
 def _pinned_version(

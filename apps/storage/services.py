@@ -48,7 +48,7 @@ def import_folder(
         class_names=report.class_names,
         images=report.images,
         boxes=report.boxes,
-        created_by=by,
+        created_by_id=by.pk if by else None,
     )
     return _number_and_save(version)
 

@@ -20,15 +20,11 @@ def values_can_be_read(app_configs: Sequence[Any] | None, **kwargs: Any) -> list
 
 @register
 def addresses_are_addresses(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    problems: list[CheckMessage] = []
-    for name in ("PLATFORM_URL", "MLFLOW_UI_URL"):
-        if not getattr(settings, name).startswith(("http://", "https://")):
-            problems.append(
-                Error(
-                    f"{name} is not an address; write something like http://localhost:8000.",
-                    id="trainyard.E002",
-                )
-            )
+    problems: list[CheckMessage] = [
+        Error(f"{name} is not an address; write something like http://localhost:8000.", id="trainyard.E002")
+        for name in ("PLATFORM_URL", "MLFLOW_UI_URL")
+        if not getattr(settings, name).startswith(("http://", "https://"))
+    ]
     if not settings.CELERY_BROKER_URL.startswith(BROKERS):
         problems.append(
             Error(

@@ -37,10 +37,10 @@ class Environment:
         self._env.read_env(path)
 
     def text(self, name: str, default: str = "", *, about: str, shown: str | None = None) -> str:
-        return self._read(name, default, str, about, shown)
+        return str(self._read(name, default, str, about, shown))
 
     def integer(self, name: str, default: int, *, about: str, minimum: int = 0) -> int:
-        value = self._read(name, default, int, about)
+        value = int(self._read(name, default, int, about))
         if value < minimum:
             self.problems.append(f"{name} is {value}; write {minimum} or more.")
             return default
@@ -61,7 +61,7 @@ class Environment:
         return [item.strip() for item in text.split(",") if item.strip()]
 
     def choice(self, name: str, default: str, options: tuple[str, ...], *, about: str) -> str:
-        value = self._read(name, default, str, f"{about}: {', '.join(options)}")
+        value = str(self._read(name, default, str, f"{about}: {', '.join(options)}"))
         if value in options:
             return value
         self.problems.append(f"{name} is {value!r}; write one of {', '.join(options)}.")

@@ -23,6 +23,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.config import JsonDict
 
 from trainer.contract.hyperparameters import hyperparameter_problems
 from trainer.contract.tasks import MODELS, TRAINED_TASKS, TaskType
@@ -47,7 +48,7 @@ Group = Literal["job identity", "platform", "training", "storage", "minio", "r2"
 
 
 def _variable(default: Any = ..., *, group: Group, about: str, example: str = "", **bounds: Any) -> Any:
-    extra = {"group": group, "example": example}
+    extra: JsonDict = {"group": group, "example": example}
     return Field(default, description=about, json_schema_extra=extra, validate_default=False, **bounds)
 
 

@@ -52,7 +52,8 @@ def _reconcile_one(executor: Executor, attempt: Attempt) -> bool:
     if isinstance(observation, Dead):
         _bury(attempt, observation)
         return True
-    if attempt.job.ended or attempt.job.state == State.CANCELLING:
+    # Queued: a retry waits for this attempt, whose own job has ended, to leave.
+    if attempt.job.ended or attempt.job.state in (State.CANCELLING, State.QUEUED):
         _see_that_it_stops(executor, attempt)
     elif not isinstance(observation, Alive):
         _lose_if_silent(attempt, observation)
@@ -85,6 +86,7 @@ def _see_that_it_stops(executor: Executor, attempt: Attempt) -> None:
 
 def _lose_if_silent(attempt: Attempt, observation: Observation) -> None:
     job = attempt.job
+    attempt.refresh_from_db(fields=["last_message_at"])  # it may have spoken while it was looked for
     heard = attempt.last_message_at or attempt.created_at
     if job.state in (State.LAUNCHING, State.RUNNING) and timezone.now() - heard > SILENCE:
         evidence = _("Silent since %(heard)s, and the executor does not know: %(why)s") % {
@@ -97,6 +99,8 @@ def _lose_if_silent(attempt: Attempt, observation: Observation) -> None:
 def _bury(attempt: Attempt, found: Dead) -> None:
     """Write down how the attempt ended, and end its job where the trainer had no last word."""
     with transaction.atomic():
+        # The job's lock first, as whoever takes in messages does: two who wait for each other wait for ever.
+        job = Job.objects.select_for_update().get(pk=attempt.job_id)
         buried = Attempt.objects.filter(pk=attempt.pk, ended_at=None).update(
             ended_at=found.ended_at or timezone.now(),
             exit_code=found.exit_code,
@@ -105,8 +109,8 @@ def _bury(attempt: Attempt, found: Dead) -> None:
         )
         if not buried:
             return
-        job = Job.objects.select_for_update().get(pk=attempt.job_id)
-        if job.attempt_number == attempt.number and not job.ended:
+        # A queued job waits for its next attempt: how the last one ended has been told already.
+        if job.attempt_number == attempt.number and job.active:
             _end_by_evidence(job, found)
         if attempt.mlflow_run_id:
             transaction.on_commit(lambda: tasks.send_close_tracking_run(attempt.pk))

@@ -41,7 +41,7 @@ def launch(attempt: Attempt) -> None:
     try:
         environment = build_environment(job, attempt.number)
     except ValidationError as error:
-        message = "\n".join(in_words(e) for e in error.errors() if e["loc"]) or str(error)
+        message = "\n".join(in_words(e) if e["loc"] else str(e["ctx"]["error"]) for e in error.errors())
         give_up(attempt, EndReason.BAD_CONFIGURATION, message)
         return
     spec = LaunchSpec(
@@ -57,19 +57,23 @@ def launch(attempt: Attempt) -> None:
         logger.warning("%s could not be launched: %s", attempt.name, error)
         give_up(attempt, EndReason.LAUNCH_FAILED, str(error))
         return
-    Attempt.objects.filter(pk=attempt.pk).update(
+    noted = Attempt.objects.filter(pk=attempt.pk, ended_at=None).update(
         reference=launched.reference, node=launched.node, log_location=launched.log_location
     )
+    if not noted:
+        # Cancelled and given up while its launch was under way: nobody else would look after this trainer.
+        get_executor().stop(launched.reference, force=True)
 
 
 def give_up(attempt: Attempt, reason: EndReason, message: str) -> None:
     """End an attempt that never had a trainer, and its job with it."""
     with transaction.atomic():
-        Attempt.objects.filter(pk=attempt.pk).update(ended_at=timezone.now(), evidence=message)
-        job = Job.objects.get(pk=attempt.job_id)
+        job = Job.objects.select_for_update().get(pk=attempt.job_id)
+        if not Attempt.objects.filter(pk=attempt.pk, ended_at=None).update(ended_at=timezone.now(), evidence=message):
+            return
         if job.state == State.CANCELLING:
             transitions.end(job, EndReason.CANCELLED, by=transitions.PLATFORM, evidence=message)
-        elif not job.ended:
+        elif job.active:
             transitions.end(job, reason, by=transitions.PLATFORM, message=message)
 
 

@@ -95,6 +95,8 @@ def retry(job: Job, *, by: AbstractUser) -> Job:
         NotAllowedError, IllegalMoveError: no right; the job has not ended, or it succeeded.
     """
     _require(by, job)
+    if not job.ended:  # the table has moves back to the queue that are the platform's alone
+        raise IllegalMoveError(_("%(job)s has not ended: cancel it first.") % {"job": job})
     with transaction.atomic():
         moved = transitions.move(
             job,

@@ -1,8 +1,9 @@
-"""A real PostgreSQL, in a temporary folder, on a port of its own."""
+"""A real PostgreSQL, in a temporary folder of its own, on a port of its own."""
 
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +17,18 @@ _USER = "postgres"
 
 
 @contextmanager
-def run_postgresql(folder: Path) -> Iterator[str]:
-    """Run PostgreSQL below `folder` and yield the URL of an empty database; skips where it is not installed."""
+def run_postgresql() -> Iterator[str]:
+    """Run PostgreSQL and yield the URL of an empty database; skips where it is not installed."""
+    # Not below pytest's own folder: that is private to root, and the server is somebody else.
+    with tempfile.TemporaryDirectory(prefix="trainyard-postgresql-") as folder, _server(Path(folder)) as url:
+        yield url
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[str]:
     binaries = _binaries()
-    folder.mkdir(parents=True, exist_ok=True)
     as_user: list[str] = []
     if os.geteuid() == 0:
-        for parent in (folder, *folder.parents):
-            if parent.owner() == "root" and parent.stat().st_mode & 0o077 == 0:
-                parent.chmod(0o711)  # pytest's folders are private to root, and the server is somebody else
         shutil.chown(folder, _USER, _USER)
         as_user = ["runuser", "-u", _USER, "--"]
     data, port = folder / "data", free_port()

@@ -33,6 +33,7 @@ lint: setup
 	$(VENV)/bin/mypy
 	$(PY) manage.py makemigrations --check --dry-run
 	$(PY) manage.py check
+	$(PY) manage.py writedocs --check
 
 bench: setup
 	$(PY) benchmarks/overhead.py $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(PAIRS),--pairs $(PAIRS)) $(ARGS)

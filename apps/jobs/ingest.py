@@ -1,15 +1,19 @@
 """Taking in what trainers say. Replayed and reordered messages change nothing."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Max
 from django.utils import timezone
+from pydantic import TypeAdapter
 
 from apps.jobs import transitions
 from apps.jobs.errors import SupersededError
 from apps.jobs.models import Artifact, Attempt, EpochMetrics, Event, Job
+from apps.jobs.services import LIVE_FIELDS_AT_START
 from apps.jobs.states import OF_FAILURE, EndReason, State
 from trainer.contract.exits import ADVICE
 from trainer.contract.messages import (
@@ -25,6 +29,10 @@ from trainer.contract.messages import (
     StartedEvent,
 )
 
+_EVENTS: TypeAdapter[list[AnyEvent]] = TypeAdapter(list[AnyEvent])
+# Whoever expects longer than this expects nothing that can be shown.
+_LONGEST_SECONDS = timedelta(days=3650).total_seconds()
+
 
 def ingest(job_id: int, attempt_number: int, events: Sequence[AnyEvent]) -> Answer:
     """Record `events` of one attempt and draw the conclusions, all in one transaction.
@@ -36,18 +44,22 @@ def ingest(job_id: int, attempt_number: int, events: Sequence[AnyEvent]) -> Answ
     with transaction.atomic():
         job = Job.objects.select_for_update().get(pk=job_id)
         attempt = job.attempts.filter(number=attempt_number).first()
-        if attempt is None or attempt_number != job.attempt_number:
+        # In the queue again after a retry, a job belongs to its next attempt.
+        if attempt is None or attempt_number != job.attempt_number or job.state == State.QUEUED:
             raise SupersededError(
                 f"Attempt {attempt_number} of job {job_id} is not the current one ({job.attempt_number}): stop."
             )
+        newest = Event.objects.filter(attempt=attempt).aggregate(seq=Max("seq"))["seq"] or 0
         new = _record(attempt, events)
+        if new and new[0].seq < newest:
+            new = _from_the_start(job, attempt)
         if new:
             _note_contact(job, attempt)
         for event in new:
             _APPLY[type(event)](job, attempt, event)
         if new:
             _advance_ack(attempt)
-            attempt.save()
+            attempt.save(update_fields=_ATTEMPT_FIELDS)
             job.save(update_fields=_LIVE_FIELDS)
     stop = job.state in (State.CANCELLING, State.CANCELLED, State.FAILED)
     return Answer(acked=attempt.acked_seq, command=Command.STOP if stop else Command.CONTINUE)
@@ -65,6 +77,29 @@ _LIVE_FIELDS = [
     "best_fitness",
     "best_metrics",
 ]
+# Not all of them: the launch and the reconciler write theirs without waiting for us.
+_ATTEMPT_FIELDS = [
+    "node",
+    "started_at",
+    "last_message_at",
+    "acked_seq",
+    "progress_seq",
+    "mlflow_experiment_id",
+    "mlflow_run_id",
+    "versions",
+]
+
+
+def _from_the_start(job: Job, attempt: Attempt) -> list[AnyEvent]:
+    """Every message so far, to be applied anew to a job that has heard nothing yet.
+
+    For a message that came after a later one, which is rare: whatever the order, the same is known in the end.
+    """
+    for name, value in LIVE_FIELDS_AT_START.items():
+        setattr(job, name, copy(value))
+    attempt.progress_seq = 0
+    rows = Event.objects.filter(attempt=attempt).order_by("seq").values("seq", "type", "at", "data")
+    return _EVENTS.validate_python(list(rows))
 
 
 def _record(attempt: Attempt, events: Sequence[AnyEvent]) -> list[AnyEvent]:
@@ -111,20 +146,20 @@ def _progress(job: Job, attempt: Attempt, event: ProgressEvent) -> None:
     if event.seq <= attempt.progress_seq:
         return  # a later one has been heard already
     attempt.progress_seq = event.seq
-    if job.ended:
-        return
     job.phase = said.phase
     if said.fraction is not None:
         job.fraction = said.fraction
     if said.losses:
         job.losses = said.losses
-    job.expected_end_at = _expected_end(event.at, said.eta_seconds)
+    job.expected_end_at = None if job.ended else _expected_end(event.at, said.eta_seconds)
 
 
 def _expected_end(at: datetime, eta_seconds: float | None) -> datetime | None:
     # The trainer's clock may be wrong: what counts from its word is the time left, not the time of day.
     late = min(abs((timezone.now() - at).total_seconds()), 60.0)
-    return None if eta_seconds is None else timezone.now() + timedelta(seconds=max(eta_seconds - late, 0))
+    if eta_seconds is None:
+        return None
+    return timezone.now() + timedelta(seconds=min(max(eta_seconds - late, 0), _LONGEST_SECONDS))
 
 
 def _epoch(job: Job, attempt: Attempt, event: EpochEvent) -> None:
@@ -138,12 +173,22 @@ def _epoch(job: Job, attempt: Attempt, event: EpochEvent) -> None:
         defaults={"seq": event.seq, "at": event.at, "seconds": said.seconds, "metrics": said.metrics},
     )
     job.epoch = max(job.epoch, said.epoch)
-    if not job.ended:
-        job.fraction = max(job.fraction, said.epoch / said.epochs)
-    fitness = said.metrics.get("fitness")
-    best = (job.best_fitness, -(job.best_epoch or 0))
-    if fitness is not None and (best[0] is None or (fitness, -said.epoch) > best):
-        job.best_fitness, job.best_epoch, job.best_metrics = fitness, said.epoch, said.metrics
+    job.fraction = max(job.fraction, min(said.epoch / said.epochs, 1.0))
+    if row is None:
+        _best_of(job, said.epoch, said.metrics)
+        return
+    job.best_epoch, job.best_fitness, job.best_metrics = None, None, {}
+    for epoch, metrics in attempt.epoch_metrics.values_list("epoch", "metrics"):
+        _best_of(job, epoch, metrics)
+
+
+def _best_of(job: Job, epoch: int, metrics: dict[str, float | None]) -> None:
+    """Make `epoch` the best where it is fitter than the best so far, or as fit and earlier."""
+    fitness = metrics.get("fitness")
+    if fitness is None:
+        return
+    if job.best_fitness is None or (fitness, -epoch) > (job.best_fitness, -(job.best_epoch or 0)):
+        job.best_fitness, job.best_epoch, job.best_metrics = fitness, epoch, metrics
 
 
 def _artifact(job: Job, attempt: Attempt, event: ArtifactEvent) -> None:
@@ -170,8 +215,9 @@ def _finished(job: Job, attempt: Attempt, event: FinishedEvent) -> None:
     if event.data.metrics:
         job.best_metrics = event.data.metrics
     if not job.ended:
-        job.fraction, job.phase = 1.0, ""
         transitions.end(job, EndReason.FINISHED, by=transitions.TRAINER, message=event.data.note)
+    if job.state == State.SUCCEEDED:
+        job.fraction, job.phase = 1.0, ""
 
 
 def _failed(job: Job, attempt: Attempt, event: FailedEvent) -> None:

@@ -67,12 +67,13 @@ class Environment:
         self.problems.append(f"{name} is {value!r}; write one of {', '.join(options)}.")
         return default
 
-    def url(self, name: str, default: str, parse: Callable[[str], T], *, about: str, shown: str) -> T:
-        value = self._read(name, default, str, about, shown)
+    def url(self, name: str, default: str, parse: Callable[[str], T], *, about: str, example: str) -> T:
+        """What `parse` makes of the variable. .env.example shows it empty: the default depends on the machine."""
+        value = self._read(name, default, str, f"{about} (for example {example})", shown="")
         try:
             return parse(value)
         except Exception as error:  # noqa: BLE001 - parsers of other libraries raise what they like
-            self.problems.append(f"{name} cannot be read ({error}); write something like {shown or default}.")
+            self.problems.append(f"{name} cannot be read ({error}); write something like {example}.")
             return parse(default)
 
     def _read(self, name: str, default: Any, cast: type, about: str, shown: str | None = None) -> Any:

@@ -98,10 +98,13 @@ TEMPLATES = [
 _SQLITE_URL = f"sqlite:///{DATA_DIR / 'trainyard.sqlite3'}"
 
 
+_ENGINES = ("django.db.backends.sqlite3", "django.db.backends.postgresql")
+
+
 def _database(url: str) -> dict[str, Any]:
     database: dict[str, Any] = environ.Env.db_url_config(url)
-    if not database.get("ENGINE"):
-        raise ValueError("no database engine is known for this scheme")
+    if database.get("ENGINE") not in _ENGINES:
+        raise ValueError("it names neither SQLite nor PostgreSQL")
     if database["ENGINE"] == "django.db.backends.sqlite3":
         # IMMEDIATE: a transaction that will write takes the lock at its start and waits for it, instead of failing
         # half-way. WAL: readers and the one writer do not block each other.
@@ -122,7 +125,7 @@ DATABASES = {
         _SQLITE_URL,
         _database,
         about="Database; empty keeps an SQLite file in DATA_DIR",
-        shown="postgresql://user:password@localhost:5432/trainyard",
+        example="postgresql://user:password@localhost:5432/trainyard",
     )
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -213,9 +216,21 @@ STOP_GRACE_SECONDS = ENV.integer("STOP_GRACE_SECONDS", 30, about="Seconds a stop
 LINGER_SECONDS = ENV.integer(
     "LINGER_SECONDS", 300, about="Seconds an ended trainer waits for the platform to take its last messages"
 )
-CACHE_DIR = Path(ENV.text("CACHE_DIR", str(DATA_DIR / "cache"), shown="", about="Datasets fetched by trainers"))
+CACHE_DIR = Path(
+    ENV.text(
+        "CACHE_DIR",
+        str(DATA_DIR / "cache"),
+        shown="",
+        about="Folder of the datasets that trainers fetched; empty: in DATA_DIR",
+    )
+)
 WEIGHTS_DIR = Path(
-    ENV.text("WEIGHTS_DIR", str(DATA_DIR / "weights"), shown="", about="Folder of published weights (yolo11n.pt …)")
+    ENV.text(
+        "WEIGHTS_DIR",
+        str(DATA_DIR / "weights"),
+        shown="",
+        about="Folder of published weights (yolo11n.pt …); empty: in DATA_DIR",
+    )
 )
 
 # --- object store -------------------------------------------------------------------------------------------
@@ -225,7 +240,7 @@ STORE_ENVIRONMENT = {
         "STORAGE_TYPE", "local", ("local", "minio", "r2"), about="Object store for datasets and artifacts"
     ),
     "LOCAL_STORAGE_ROOT": ENV.text(
-        "LOCAL_STORAGE_ROOT", str(DATA_DIR / "store"), shown="", about="Folder of the local store"
+        "LOCAL_STORAGE_ROOT", str(DATA_DIR / "store"), shown="", about="Folder of the local store; empty: in DATA_DIR"
     ),
     "MINIO_ENDPOINT": ENV.text("MINIO_ENDPOINT", "http://localhost:9000", about="MinIO, or any S3 endpoint"),
     "MINIO_ACCESS_KEY": ENV.text("MINIO_ACCESS_KEY", about="MinIO access key"),

@@ -37,7 +37,7 @@ Dump = Callable[[], dict[str, list[dict[str, Any]]]]
 def event() -> MakeEvent:
     """A message as it travels: number, type, and what its data has otherwise than usual."""
 
-    def make(seq: int, kind: str = "progress", **data: Any) -> dict[str, Any]:
+    def make(seq: int, kind: str = "progress", /, **data: Any) -> dict[str, Any]:
         at = (NOON + timedelta(seconds=seq)).isoformat()
         return {"seq": seq, "type": kind, "at": at, "data": {**DATA[kind], **data}}
 

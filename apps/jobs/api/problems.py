@@ -6,19 +6,21 @@ The one table of which of our errors is which status. Errors of REST framework a
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, JsonResponse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
-from django_stubs_ext import StrOrPromise
 from rest_framework import exceptions
 from rest_framework.views import set_rollback
 
 from apps.executor.errors import ExecutorError, UnknownReferenceError
 from apps.jobs.errors import IllegalMoveError, InvalidJobError, NotAllowedError
 from trainer.store import ObjectMissingError, StoreError
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 MEDIA_TYPE = "application/problem+json"
 # Where a problem is not about one field; REST framework's own name for it.
@@ -34,7 +36,7 @@ class Problem:
     status: int
     detail: str
     type: str = "about:blank"
-    title: StrOrPromise = ""
+    title: "StrOrPromise" = ""
     errors: Errors = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -56,7 +58,7 @@ class Kind:
 
     status: HTTPStatus
     name: str
-    title: StrOrPromise
+    title: "StrOrPromise"
 
     @property
     def uri(self) -> str:

@@ -32,6 +32,7 @@ from trainer.contract.messages import (
 _EVENTS: TypeAdapter[list[AnyEvent]] = TypeAdapter(list[AnyEvent])
 # Whoever expects longer than this expects nothing that can be shown.
 _LONGEST_SECONDS = timedelta(days=3650).total_seconds()
+_NODE_LENGTH = Attempt._meta.get_field("node").max_length
 
 
 def ingest(job_id: int, attempt_number: int, events: Sequence[AnyEvent]) -> Answer:
@@ -134,7 +135,7 @@ def _note_contact(job: Job, attempt: Attempt) -> None:
 
 
 def _started(job: Job, attempt: Attempt, event: StartedEvent) -> None:
-    attempt.node = event.data.host or attempt.node
+    attempt.node = event.data.host[:_NODE_LENGTH] or attempt.node
     attempt.versions = {**event.data.versions, "device": event.data.device}
 
 

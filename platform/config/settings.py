@@ -137,7 +137,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 LOGIN_URL = reverse_lazy("admin:login")
-LOGIN_REDIRECT_URL = reverse_lazy("admin:index")
+LOGIN_REDIRECT_URL = reverse_lazy("admin:jobs_job_changelist")
 
 # --- language and time --------------------------------------------------------------------------------------
 LANGUAGE_CODE = ENV.choice("LANGUAGE_CODE", "en", ("en", "ko"), about="Language where the browser asks for none")

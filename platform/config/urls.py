@@ -7,7 +7,7 @@ from apps.jobs.callback import callback
 from config.health import healthz
 
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("", RedirectView.as_view(pattern_name="admin:jobs_job_changelist")),
     path("admin/", admin.site.urls),
     path("healthz", healthz, name="healthz"),
     path("internal/training/<int:job_id>", callback, name="training-callback"),

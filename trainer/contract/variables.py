@@ -76,8 +76,8 @@ class TrainingVariables(BaseModel):
     WEIGHTS: str = _variable(
         "",
         group="training",
-        about="Weights to start from: a key in the store or the path of a file; "
-        "empty looks for `weights/<MODEL_NAME>.pt` in the store",
+        about="Weights to start from: a key in the store below weights/ or the project's own; "
+        "empty looks for weights/<MODEL_NAME>.pt. A trainer run by hand takes a file's path too",
         pattern=r"^[^\x00-\x1f]{0,500}$",
     )
     HYPERPARAMETERS: JsonObject = _variable(

@@ -26,13 +26,24 @@ class ServicesError(Exception):
     """The services could not be started; the message says why and what to do."""
 
 
-def is_running(url: str = "") -> bool:
-    """Does this very installation answer at `url` (by default PLATFORM_URL)? Another one there does not count."""
+def running_at() -> str | None:
+    """Where this very installation answers: at PLATFORM_URL, or on the port it was last started on."""
+    last = _last_address_file()
+    addresses = [settings.PLATFORM_URL, *([last.read_text()] if last.exists() else [])]
+    return next((url for url in addresses if _answers(url)), None)
+
+
+def _answers(url: str) -> bool:
+    """Another installation at that address does not count."""
     try:
-        answer = httpx.get(f"{url or settings.PLATFORM_URL}/healthz", timeout=2)
+        answer = httpx.get(f"{url}/healthz", timeout=2)
         return answer.status_code == 200 and answer.json().get("instance") == instance_id()
     except (httpx.HTTPError, ValueError):
         return False
+
+
+def _last_address_file() -> Path:
+    return Path(settings.DATA_DIR / "run" / "address")
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
@@ -81,6 +92,7 @@ def write_config(*, host: str, port: int, mlflow_port: int | None, to_files: boo
     }
     for name, command in programs.items():
         config[f"program:{name}"] = _program(name, command, log_dir / f"{name}.log" if to_files else None, port)
+    _last_address_file().write_text(_address(port))
     path = Path(run_dir / f"supervisord-{port}.conf")
     with path.open("w") as file:
         config.write(file)
@@ -126,8 +138,8 @@ def running() -> Iterator[str]:
     Raises:
         ServicesError: they did not come up; says where their logs are.
     """
-    if is_running():
-        yield settings.PLATFORM_URL
+    if there := running_at():
+        yield there
         return
     wanted = urlsplit(settings.PLATFORM_URL).port or 80
     port = wanted if port_is_free(wanted) else free_port()
@@ -148,7 +160,7 @@ def running() -> Iterator[str]:
 def _wait_until_up(manager: "subprocess.Popen[bytes]", url: str) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and manager.poll() is None:
-        if is_running(url):
+        if _answers(url):
             return
         time.sleep(0.2)
     raise ServicesError(

@@ -281,6 +281,7 @@ LOGGING = {
         "celery.worker.strategy": {"level": "WARNING"},
         "celery.beat": {"level": "WARNING"},
         "kombu": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},
         "alembic": {"level": "WARNING"},
         "mlflow": {"level": "WARNING"},
     },

@@ -109,6 +109,7 @@ def close_run(uri: str, run_id: str, status: str) -> bool:
 
 def create_database(uri: str, artifact_root: str) -> None:
     """Create or upgrade MLflow's own database at `uri`, a SQLite file say. Safe to repeat."""
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     SqlAlchemyStore(uri, artifact_root)

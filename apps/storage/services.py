@@ -12,6 +12,7 @@ from apps.storage.models import Dataset, DatasetVersion
 from apps.storage.stores import get_store
 from trainer.contract.tasks import TaskType
 from trainer.dataset import archive_key, pack, validate
+from trainer.store import StoreError
 
 
 def import_folder(
@@ -29,7 +30,7 @@ def import_folder(
     if not report.ok:
         worst = [f"{f.path or folder}: {f.message}" for f in report.findings if f.severity == "error"][:20]
         raise NotADatasetError(f"{folder} cannot be trained on:\n" + "\n".join(worst))
-    dataset, _ = Dataset.objects.get_or_create(project=project, name=name, defaults={"task_type": task_type})
+    dataset, made = Dataset.objects.get_or_create(project=project, name=name, defaults={"task_type": task_type})
     if dataset.task_type != task_type:
         raise NotADatasetError(f"{name} is a dataset for {dataset.task_type}; give data for {task_type} another name.")
     with tempfile.TemporaryDirectory(prefix="trainyard-") as scratch:
@@ -40,7 +41,12 @@ def import_folder(
             return latest
         # Archive first, row second: a row never points at nothing. The key is the content's own, so two imports at
         # once cannot overwrite each other.
-        get_store().put_file(archive_key(str(dataset.pk), packed.sha256), archive)
+        try:
+            get_store().put_file(archive_key(str(dataset.pk), packed.sha256), archive)
+        except StoreError:
+            if made:
+                Dataset.objects.filter(pk=dataset.pk, versions=None).delete()
+            raise
     version = DatasetVersion(
         dataset=dataset,
         sha256=packed.sha256,

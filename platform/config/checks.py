@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from typing import Any
-from zoneinfo import available_timezones
 
 from django.conf import settings
 from django.core import checks
@@ -32,8 +31,6 @@ def addresses_are_addresses(app_configs: Sequence[Any] | None, **kwargs: Any) ->
                 id="trainyard.E003",
             )
         )
-    if settings.TIME_ZONE not in available_timezones():
-        problems.append(Error("TIME_ZONE is not known; write a name such as Asia/Seoul.", id="trainyard.E004"))
     return problems
 
 

@@ -4,9 +4,11 @@ Every variable is read through one `Environment`, which remembers its name, defa
 .env.example against that) and turns a bad value into a problem for a system check instead of a traceback.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from zoneinfo import available_timezones
 
 import environ
 
@@ -28,13 +30,12 @@ class Environment:
     """Typed reads that never raise: what is wrong is collected in `problems`."""
 
     def __init__(self) -> None:
-        self._env = environ.Env()
         self.variables: dict[str, Variable] = {}
         self.problems: list[str] = []
 
     def load(self, path: str) -> None:
         """Take variables from a file of `NAME=value` lines; those already set win."""
-        self._env.read_env(path)
+        environ.Env.read_env(path)
 
     def text(self, name: str, default: str = "", *, about: str, shown: str | None = None) -> str:
         return str(self._read(name, default, str, about, shown))
@@ -47,7 +48,7 @@ class Environment:
         return value
 
     def flag(self, name: str, default: bool, *, about: str) -> bool:
-        raw = str(self._env.str(name, default="")).strip().lower()
+        raw = os.environ.get(name, "").strip().lower()
         self._remember(name, str(default).lower(), about)
         if raw in ("", "true", "1", "yes", "on"):
             return default if raw == "" else True
@@ -73,12 +74,21 @@ class Environment:
         try:
             return parse(value)
         except Exception as error:  # noqa: BLE001 - parsers of other libraries raise what they like
-            self.problems.append(f"{name} cannot be read ({error}); write something like {example}.")
+            # Not the error's own words: they repeat pieces of the value, which may hold a password.
+            self.problems.append(f"{name} cannot be read ({type(error).__name__}); write something like {example}.")
             return parse(default)
+
+    def time_zone(self, name: str, default: str, *, about: str) -> str:
+        """Checked here: Django itself stops with a traceback, before any check runs."""
+        value = str(self._read(name, default, str, about))
+        if value in available_timezones():
+            return value
+        self.problems.append(f"{name} is {value!r}; write a name such as Asia/Seoul.")
+        return default
 
     def _read(self, name: str, default: Any, cast: type, about: str, shown: str | None = None) -> Any:
         self._remember(name, str(default) if shown is None else shown, about)
-        raw = str(self._env.str(name, default="")).strip()
+        raw = os.environ.get(name, "").strip()
         if raw == "":
             return default
         try:

@@ -10,9 +10,10 @@ def kept_secret(folder: Path, name: str) -> str:
     path = folder / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Written aside and linked into place: a reader never sees half a secret, and the first link wins.
-    draft = folder / f".{name}.{os.getpid()}"
+    # A random name: containers on one volume have the same process ids.
+    draft = folder / f".{name}.{secrets.token_hex(8)}"
     if not path.exists():
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(48))
         try:
             os.link(draft, path)

@@ -143,7 +143,7 @@ LOGIN_REDIRECT_URL = reverse_lazy("admin:jobs_job_changelist")
 LANGUAGE_CODE = ENV.choice("LANGUAGE_CODE", "en", ("en", "ko"), about="Language where the browser asks for none")
 LANGUAGES = [("en", _("English")), ("ko", _("Korean"))]
 LOCALE_PATHS = [BASE_DIR / "locale"]
-TIME_ZONE = ENV.text("TIME_ZONE", "UTC", about="Time zone of the pages")
+TIME_ZONE = ENV.time_zone("TIME_ZONE", "UTC", about="Time zone of the pages")
 USE_TZ = True
 
 # --- static files -------------------------------------------------------------------------------------------

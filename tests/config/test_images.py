@@ -16,7 +16,7 @@ import sys
 sys.path[:0] = ["platform", "."]
 import django
 django.setup()
-import apps.jobs.reconciliation, apps.jobs.management.commands.runtrainer, config.management.commands.demo
+import apps.jobs.reconciliation, config.management.commands.runtrainer, config.management.commands.demo
 from django.core.management import call_command
 call_command("check")
 heavy = {"torch", "ultralytics"} & sys.modules.keys()

@@ -8,9 +8,7 @@ import pytest
 from apps.executor.environment import detect_devices, trainer_environment
 
 
-@pytest.mark.parametrize(
-    "name", ["", "Job-1", "job_1", "-job", "job-", "a/b", "..", "job 1", "a" * 64, "job\n"]
-)
+@pytest.mark.parametrize("name", ["", "Job-1", "job_1", "-job", "job-", "a/b", "..", "job 1", "a" * 64, "job\n"])
 def test_a_name_that_is_no_label_is_refused(make_spec, name):
     with pytest.raises(ValueError, match="attempt name"):
         make_spec(name)
@@ -76,11 +74,7 @@ def test_a_machine_without_nvidia_smi_has_no_gpu(tmp_path, monkeypatch):
 def test_the_supervisor_loads_neither_django_nor_psutil():
     import subprocess
 
-    code = (
-        "import sys, apps.executor.supervisor; print({'django', 'psutil', 'subprocess'} & set(sys.modules))"
-    )
+    code = "import sys, apps.executor.supervisor; print({'django', 'psutil', 'subprocess'} & set(sys.modules))"
     root = Path(__file__).resolve().parents[2]
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
-    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert answer.stdout == "set()\n"

@@ -65,9 +65,7 @@ def test_a_dotted_path_names_any_other_executor_and_is_called_once():
         assert get_executor() is not first
 
 
-@pytest.mark.parametrize(
-    "name", ["subproces", "apps.executor.nowhere.Executor", "apps.executor.fake.ONE_CPU"]
-)
+@pytest.mark.parametrize("name", ["subproces", "apps.executor.nowhere.Executor", "apps.executor.fake.ONE_CPU"])
 def test_an_unknown_executor_is_refused_and_the_check_says_what_to_write(name):
     with override_settings(EXECUTOR=name):
         with pytest.raises(ImproperlyConfigured, match=name):

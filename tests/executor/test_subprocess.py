@@ -51,9 +51,7 @@ def test_the_signal_that_ended_the_trainer_is_recorded(executor_of, make_spec, u
     assert "SIGSEGV" in dead.evidence
 
 
-def test_launching_one_name_from_many_threads_starts_one_trainer(
-    executor_of, make_spec, eventually, tmp_path
-):
+def test_launching_one_name_from_many_threads_starts_one_trainer(executor_of, make_spec, eventually, tmp_path):
     starts = tmp_path / "starts"
     executor = executor_of(f"import time; open({str(starts)!r}, 'a').write('x'); time.sleep(600)")
     with ThreadPoolExecutor(4) as pool:
@@ -88,9 +86,7 @@ def test_a_trainer_survives_the_killing_of_whoever_launched_it(executor_of, make
     assert isinstance(executor.observe(reference), Alive)
 
 
-def test_nobody_the_executor_started_stays_a_zombie(
-    executor_of, make_spec, until_dead, eventually, process_record
-):
+def test_nobody_the_executor_started_stays_a_zombie(executor_of, make_spec, until_dead, eventually, process_record):
     executor = executor_of("import subprocess; subprocess.Popen(['true'])")
     until_dead(executor, executor.launch(make_spec()).reference)
     with pytest.raises(ChildProcessError):
@@ -192,17 +188,13 @@ def test_the_platforms_secrets_stay_with_the_platform(executor_of, make_spec, un
     assert seen["PYTHONPATH"] == str(ROOT)
 
 
-@pytest.mark.parametrize(
-    ("devices", "expected"), [((), ""), (("1",), "1"), (("0", "GPU-5a"), "0,GPU-5a")], ids=str
-)
+@pytest.mark.parametrize(("devices", "expected"), [((), ""), (("1",), "1"), (("0", "GPU-5a"), "0,GPU-5a")], ids=str)
 def test_the_trainer_sees_exactly_the_devices_it_leases(
     executor_of, make_spec, until_dead, devices, expected, monkeypatch
 ):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     executor = executor_of(DUMPS_ENVIRONMENT)
-    assert (
-        environment_seen(executor, make_spec(devices=devices), until_dead)["CUDA_VISIBLE_DEVICES"] == expected
-    )
+    assert environment_seen(executor, make_spec(devices=devices), until_dead)["CUDA_VISIBLE_DEVICES"] == expected
 
 
 def test_slots_are_the_gpus_or_else_the_cpu(tmp_path):
@@ -249,9 +241,7 @@ class TestObservingWhatAMachineLeftBehind:
         assert isinstance(dead, Dead)
         assert "never started" in dead.evidence
 
-    def test_a_process_that_inherited_the_pid_neither_reads_as_alive_nor_is_stopped(
-        self, executor, folder, stranger
-    ):
+    def test_a_process_that_inherited_the_pid_neither_reads_as_alive_nor_is_stopped(self, executor, folder, stranger):
         self.write(folder, {"pid": stranger.pid, "started": "another-boot/1"})
         dead = executor.observe(folder.name)
         assert isinstance(dead, Dead)

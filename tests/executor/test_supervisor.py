@@ -156,9 +156,7 @@ def test_killing_the_supervisor_ends_the_trainer_and_reads_as_dead(launch, proce
     assert executor.logs(NAME).data == b"1\nasked\n"
 
 
-def test_a_trainer_without_its_supervisor_can_still_be_stopped(
-    launch, process_record, until_dead, eventually
-):
+def test_a_trainer_without_its_supervisor_can_still_be_stopped(launch, process_record, until_dead, eventually):
     executor, child = launch(STUBBORN)
     record = process_record()
     os.kill(record["supervisor"]["pid"], signal.SIGKILL)

@@ -10,9 +10,7 @@ from trainer.dataset import validate
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def boxes(label: Path) -> list[list[float]]:
@@ -63,9 +61,7 @@ def test_boxes_hug_what_was_drawn(tmp_path: Path) -> None:
     for label in sorted((tmp_path / "labels/train").iterdir()):
         with Image.open(tmp_path / "images/train" / f"{label.stem}.jpg") as image:
             red, green, blue = image.split()
-        bright = ImageChops.lighter(ImageChops.lighter(red, green), blue).point(
-            lambda value: 255 * (value > 165)
-        )
+        bright = ImageChops.lighter(ImageChops.lighter(red, green), blue).point(lambda value: 255 * (value > 165))
         for _, x, y, width, height in boxes(label):
             left, top, right, bottom = (
                 256 * edge for edge in (x - width / 2, y - height / 2, x + width / 2, y + height / 2)

@@ -49,9 +49,7 @@ def found(folder: Path) -> dict[str, Finding]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def link(member: tarfile.TarInfo, kind: bytes, target: str) -> None:
@@ -287,15 +285,13 @@ class TestFetching:
         assert steps[-1] == (packed.size, packed.size)
         assert [path.name for path in folder.parent.iterdir()] == [packed.sha256]
 
-    def test_a_cached_dataset_needs_no_store(
-        self, store: ObjectStore, packed: PackedDataset, tmp_path: Path
-    ) -> None:
+    def test_a_cached_dataset_needs_no_store(self, store: ObjectStore, packed: PackedDataset, tmp_path: Path) -> None:
         first = fetch(store, KEY, packed.sha256, tmp_path)
         store.delete(KEY)
         assert fetch(store, KEY, packed.sha256, tmp_path) == first
 
     def test_an_archive_that_is_missing_is_named(self, store: ObjectStore, tmp_path: Path) -> None:
-        with pytest.raises(ObjectMissingError, match=r"v1/data\.tar"):
+        with pytest.raises(ObjectMissingError, match=r"3f/0{64}\.tar"):
             fetch(store, KEY, "0" * 64, tmp_path)
         assert list(tmp_path.rglob(".fetching-*")) == []
 
@@ -348,9 +344,7 @@ class TestFetchingSafely:
             lambda member: link(member, tarfile.LNKTYPE, "data.yaml"),
             lambda member: setattr(member, "type", tarfile.FIFOTYPE),
             lambda member: setattr(member, "type", tarfile.CHRTYPE),
-            lambda member: setattr(
-                member, "pax_headers", {"GNU.sparse.size": str(1 << 40), "GNU.sparse.map": "0,0"}
-            ),
+            lambda member: setattr(member, "pax_headers", {"GNU.sparse.size": str(1 << 40), "GNU.sparse.map": "0,0"}),
         ],
     )
     def test_a_hostile_member_is_refused_even_with_the_right_digest(
@@ -384,9 +378,7 @@ class TestFetchingSafely:
         assert (slower / "proof").exists()
         assert [path.name for path in slower.parent.iterdir()] == [packed.sha256]
 
-    def test_many_fetches_at_once_end_in_one_folder(
-        self, local: ObjectStore, dataset: Path, tmp_path: Path
-    ) -> None:
+    def test_many_fetches_at_once_end_in_one_folder(self, local: ObjectStore, dataset: Path, tmp_path: Path) -> None:
         packed = pack(dataset, tmp_path / "data.tar")
         local.put_file(KEY, tmp_path / "data.tar")
         with ThreadPoolExecutor(6) as pool:

@@ -301,13 +301,26 @@ def test_without_an_address_everything_stays_in_the_spool(reporter_of: Any, tmp_
 def test_where_nobody_will_ever_take_them_the_training_stops_and_messages_are_not_waited_for(
     status: int, by: str, platform_of: Any, reporter_of: Any, stop: Stop
 ) -> None:
-    platform = platform_of(lambda platform, body: (status, {"title": "no"}))
+    platform = platform_of(lambda platform, body: (status, {"title": "no", "status": status}))
     reporter = reporter_of(platform.url)
     say_epochs(reporter, 2)
     eventually(lambda: stop.asked)
     assert stop.superseded
     assert stop.by.startswith(by)
     reporter.close(PATIENCE)
+
+
+@pytest.mark.parametrize("status", [404, 409])
+def test_a_proxy_that_says_so_while_the_platform_restarts_stops_nothing(
+    status: int, platform_of: Any, reporter_of: Any, stop: Stop
+) -> None:
+    answers = iter([(status, {"message": "no such application"}), (status, {})])
+    platform = platform_of(lambda platform, body: next(answers, None) or takes(platform, body))
+    reporter = reporter_of(platform.url)
+    say_epochs(reporter, 2)
+    reporter.say(FINISHED)
+    assert reporter.close(PATIENCE) is True
+    assert not stop.asked
 
 
 def test_the_answer_can_tell_the_training_to_stop_and_the_rest_is_still_delivered(

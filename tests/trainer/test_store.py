@@ -166,9 +166,7 @@ class TestAnyStore:
             with pytest.raises(InvalidKeyError):
                 call()
 
-    def test_a_source_that_is_missing_is_the_callers_own_error(
-        self, store: ObjectStore, tmp_path: Path
-    ) -> None:
+    def test_a_source_that_is_missing_is_the_callers_own_error(self, store: ObjectStore, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             store.put_file("a", tmp_path / "nowhere")
         assert store.stat("a") is None
@@ -182,9 +180,7 @@ class TestAnyStore:
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(round_trip, range(24))) == [str(n).encode() * 1000 for n in range(24)]
 
-    def test_a_large_object_streams_without_filling_the_memory(
-        self, store: ObjectStore, tmp_path: Path
-    ) -> None:
+    def test_a_large_object_streams_without_filling_the_memory(self, store: ObjectStore, tmp_path: Path) -> None:
         original, copy = tmp_path / "large", tmp_path / "copy"
         size = 65 * MIB  # one byte more than 64 MiB and S3 gets it in parts
         with original.open("wb") as file:
@@ -200,9 +196,7 @@ class TestAnyStore:
             tracemalloc.stop()
         assert (fetched.size, copy.stat().st_size) == (size, size)
         with copy.open("rb") as left, original.open("rb") as right:
-            assert (
-                hashlib.file_digest(left, "sha256").digest() == hashlib.file_digest(right, "sha256").digest()
-            )
+            assert hashlib.file_digest(left, "sha256").digest() == hashlib.file_digest(right, "sha256").digest()
         assert peak < 16 * MIB
 
 
@@ -267,9 +261,7 @@ class TestLocalStore:
             (errno.EIO, StoreError),
         ],
     )
-    def test_the_errors_of_the_disk_are_told_apart(
-        self, tmp_path: Path, number: int, kind: type[StoreError]
-    ) -> None:
+    def test_the_errors_of_the_disk_are_told_apart(self, tmp_path: Path, number: int, kind: type[StoreError]) -> None:
         store = open_store(LocalStoreSettings(tmp_path))
         with pytest.raises(kind, match="LOCAL_STORAGE_ROOT"), store._translated("write", "a"):
             raise OSError(number, "as the system says it")
@@ -328,9 +320,7 @@ class TestS3Store:
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(link.replace("runs/1/a", "runs/1/b"))
 
-    def test_a_missing_bucket_is_told_from_a_missing_object(
-        self, s3_settings: S3StoreSettings, tmp_path: Path
-    ) -> None:
+    def test_a_missing_bucket_is_told_from_a_missing_object(self, s3_settings: S3StoreSettings, tmp_path: Path) -> None:
         store = open_store(replace(s3_settings, bucket="no-such-bucket"))
         large = tmp_path / "large"
         large.write_bytes(DATA)
@@ -345,9 +335,7 @@ class TestS3Store:
             with pytest.raises(BucketMissingError, match="MINIO_BUCKET"):
                 call()
 
-    @pytest.mark.parametrize(
-        ("kind", "names"), [("minio", "MINIO_SECRET_KEY"), ("r2", "R2_SECRET_ACCESS_KEY")]
-    )
+    @pytest.mark.parametrize(("kind", "names"), [("minio", "MINIO_SECRET_KEY"), ("r2", "R2_SECRET_ACCESS_KEY")])
     def test_a_wrong_secret_is_named_by_its_variable_and_never_shown(
         self, s3_settings: S3StoreSettings, tmp_path: Path, kind, names: str
     ) -> None:

@@ -20,7 +20,8 @@ DEFAULT_OPTIMIZER = "AdamW"
 class Hyperparameters(BaseModel):
     """Every field is optional: what is not given keeps ultralytics' default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: what is stored is what ultralytics is handed, and it takes no text for a number, nor true for 1.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     # `auto` is refused: it silently ignores the learning rate.
     optimizer: Literal["SGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSProp", "MuSGD"] | None = Field(
@@ -101,7 +102,7 @@ def hyperparameter_problems(values: object) -> list[str]:
     try:
         Hyperparameters.model_validate(values)
     except ValidationError as error:
-        return list(dict.fromkeys(_in_words(str(e["loc"][0]), e["type"], e["msg"]) for e in error.errors()))
+        return list(dict.fromkeys(_in_words(str(*e["loc"][:1]), e["type"], e["msg"]) for e in error.errors()))
     return []
 
 

@@ -5,20 +5,36 @@ One request carries many events: `{"attempt": 1, "events": [{"seq": 1, "type": "
 `{"acked": 1, "command": "continue"}`: every event up to `acked` may be forgotten.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from trainer.contract.exits import FailureReason
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_EVENTS = 500
 
-Count = Annotated[int, Field(ge=0)]
-Text = Annotated[str, Field(max_length=20_000)]
-ShortText = Annotated[str, Field(max_length=500)]
+
+def _without_nul(text: str) -> str:
+    """PostgreSQL keeps no NUL, and a traceback may hold whatever a file held."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _in_utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is beyond the calendar") from error
+
+
+# What a database's integer column holds.
+MAX_COUNT = 2**31 - 1
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Text = Annotated[str, Field(max_length=20_000), AfterValidator(_without_nul)]
+ShortText = Annotated[str, Field(max_length=500), AfterValidator(_without_nul)]
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Phase(StrEnum):
@@ -60,7 +76,7 @@ class Started(_Data):
     host: ShortText = ""
     pid: int = 0
     device: ShortText = ""
-    versions: dict[str, str] = {}
+    versions: dict[ShortText, ShortText] = {}
 
 
 class Progress(_Data):
@@ -71,28 +87,28 @@ class Progress(_Data):
     epochs: Count | None = None
     fraction: float | None = Field(None, ge=0, le=1, description="Share of the whole job that is done")
     eta_seconds: float | None = Field(None, ge=0)
-    losses: dict[str, float | None] = {}
+    losses: dict[ShortText, float | None] = {}
     note: ShortText = ""
-    mlflow_experiment_id: Annotated[str, Field(max_length=64)] = ""
-    mlflow_run_id: Annotated[str, Field(max_length=64)] = ""
+    mlflow_experiment_id: Annotated[str, Field(max_length=64, pattern=r"^[^\x00]*$")] = ""
+    mlflow_run_id: Annotated[str, Field(max_length=64, pattern=r"^[^\x00]*$")] = ""
 
 
 class Epoch(_Data):
     """One finished epoch with its validation. NaN and infinity travel as null."""
 
-    epoch: Annotated[int, Field(ge=1)]
-    epochs: Annotated[int, Field(ge=1)]
+    epoch: Annotated[int, Field(ge=1, le=MAX_COUNT)]
+    epochs: Annotated[int, Field(ge=1, le=MAX_COUNT)]
     seconds: float = Field(0, ge=0)
-    metrics: dict[str, float | None]
+    metrics: dict[ShortText, float | None]
 
 
 class ArtifactStored(_Data):
     """A file lies complete in the store."""
 
     kind: ArtifactKind
-    name: Annotated[str, Field(min_length=1, max_length=200)]
-    key: Annotated[str, Field(min_length=1, max_length=500)]
-    size: Count
+    name: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]+$")]
+    key: Annotated[str, Field(max_length=500, pattern=r"^[^\x00]+$")]
+    size: Annotated[int, Field(ge=0, le=2**63 - 1)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     epoch: Count | None = None
 
@@ -102,7 +118,7 @@ class Finished(_Data):
 
     epochs: Count
     seconds: float = Field(ge=0)
-    metrics: dict[str, float | None] = {}
+    metrics: dict[ShortText, float | None] = {}
     note: ShortText = ""
 
 
@@ -125,7 +141,7 @@ class _Event(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     seq: Annotated[int, Field(ge=1, le=2**53)]
-    at: datetime
+    at: Moment
 
 
 class StartedEvent(_Event):

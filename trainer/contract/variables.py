@@ -39,7 +39,7 @@ def _from_json(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f'is not JSON ({error}); write an object such as {{"mosaic": 0}}') from error
 
 
@@ -192,6 +192,7 @@ class TrainerEnvironment(TrainingVariables):
         group="machine",
         about="How long an ended trainer waits for the platform to take its last messages",
         ge=0,
+        le=7 * 24 * 3600,
     )
     LOG_FORMAT: Literal["auto", "json", "text"] = _variable(
         "auto", group="machine", about="`json` lines, readable `text`, or `auto`: text on a terminal"
@@ -222,6 +223,12 @@ class TrainerEnvironment(TrainingVariables):
         if isinstance(value, dict):
             return json.dumps(value, sort_keys=True)
         return str(value)
+
+    def __repr__(self) -> str:
+        """Short, because URLs in it may hold passwords."""
+        return f"<TrainerEnvironment of job {self.JOB_ID}, attempt {self.ATTEMPT}>"
+
+    __str__ = __repr__
 
     @property
     def experiment_name(self) -> str:

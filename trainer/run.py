@@ -153,11 +153,12 @@ class _Everyone:
 
 def _keep_checkpoints(folder: Path, uploader: Uploader, epoch: int | None) -> dict[str, str]:
     """Store best and last as they are now. Returns their addresses by name; empty before the first epoch ended."""
-    kept = {
-        ArtifactKind.BEST: folder / "weights" / "best.pt",
-        ArtifactKind.LAST: folder / "weights" / "last.pt",
-    }
-    return {kind.value: uploader.put(path, kind, epoch) for kind, path in kept.items() if path.is_file()}
+    addresses = {}
+    for kind, of_epoch in ((ArtifactKind.BEST, uploader.best_epoch), (ArtifactKind.LAST, epoch)):
+        path = folder / "weights" / f"{kind.value}.pt"
+        if path.is_file():
+            addresses[kind.value] = uploader.put(path, kind, of_epoch)
+    return addresses
 
 
 def _keep_results(folder: Path, uploader: Uploader) -> None:

@@ -24,26 +24,37 @@ class _Snapshot:
 
     path: Path
     kind: ArtifactKind
-    epoch: int
+    epoch: int | None
 
 
 class Uploader:
     """Puts files under the attempt's prefix and reports each once it lies complete in the store."""
 
-    def __init__(self, store: ObjectStore, prefix: str, reporter: Reporter, scratch: Path) -> None:
+    def __init__(
+        self, store: ObjectStore, prefix: str, reporter: Reporter, scratch: Path, every: float = CHECKPOINT_SECONDS
+    ) -> None:
+        self._every = every  # seconds between two checkpoints
         self._store, self._prefix, self._reporter, self._scratch = store, prefix, reporter, scratch
         self._thread: threading.Thread | None = None
         self._last_upload = time.monotonic()
+        self._best: Path | None = None  # changed since it was last stored
+        self.best_epoch: int | None = None
 
     def checkpoint(self, epoch: int, best: Path | None, last: Path) -> None:
-        """Upload the state after `epoch` on a thread, unless one is under way or too little time has passed."""
-        if time.monotonic() - self._last_upload < CHECKPOINT_SECONDS or self._busy:
+        """Upload the state after `epoch` on a thread, unless one is under way or too little time has passed.
+
+        `best` is given where this epoch is the best so far; it goes up with the next upload, which may be a later one.
+        """
+        if best is not None:
+            self._best, self.best_epoch = best, epoch
+        if time.monotonic() - self._last_upload < self._every or self._busy:
             return
         self._last_upload = time.monotonic()
         self._scratch.mkdir(parents=True, exist_ok=True)
         snapshots = [self._snapshot(last, ArtifactKind.LAST, epoch)]
-        if best is not None:
-            snapshots.append(self._snapshot(best, ArtifactKind.BEST, epoch))
+        if self._best is not None:
+            snapshots.append(self._snapshot(self._best, ArtifactKind.BEST, self.best_epoch))
+            self._best = None
         self._thread = threading.Thread(target=self._upload_snapshots, args=(snapshots,), name="upload", daemon=True)
         self._thread.start()
 
@@ -68,7 +79,7 @@ class Uploader:
     def _busy(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def _snapshot(self, path: Path, kind: ArtifactKind, epoch: int) -> _Snapshot:
+    def _snapshot(self, path: Path, kind: ArtifactKind, epoch: int | None) -> _Snapshot:
         return _Snapshot(Path(shutil.copy(path, self._scratch / path.name)), kind, epoch)
 
     def _upload_snapshots(self, snapshots: list[_Snapshot]) -> None:
@@ -77,4 +88,4 @@ class Uploader:
                 self.put(snapshot.path, snapshot.kind, snapshot.epoch)
             except StoreError as error:
                 # Not the end: the next checkpoint tries again, and the one at the end must succeed.
-                logger.warning("Checkpoint of epoch %d was not stored: %s", snapshot.epoch, error)
+                logger.warning("%s of epoch %s was not stored: %s", snapshot.path.name, snapshot.epoch, error)

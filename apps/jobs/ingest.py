@@ -243,7 +243,7 @@ def _interrupted(job: Job, attempt: Attempt, event: InterruptedEvent) -> None:
         EndReason.CANCELLED if asked else EndReason.INTERRUPTED,
         by=transitions.TRAINER,
         message="" if asked else f"The trainer was stopped by {event.data.by}; its last checkpoint is stored.",
-        evidence=f"stopped by {event.data.by} in epoch {event.data.epoch}",
+        evidence=f"stopped by {event.data.by}" + (f" after epoch {event.data.epoch}" if event.data.epoch else ""),
     )
 
 

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from apps.executor.base import Alive, Dead, Executor, Observation
 from apps.executor.errors import ExecutorError
@@ -132,9 +133,13 @@ def _in_words(reason: EndReason, found: Dead) -> str:
 
 _FAILURE_OF = {reason: failure for failure, reason in OF_FAILURE.items()}
 _ADVICE = {
-    EndReason.FINISHED: _("Its exit code says that it finished; see the log for messages that did not arrive."),
-    EndReason.KILLED: _("Somebody or something killed it: look at the machine's system log, then retry."),
-    EndReason.HOST_OUT_OF_MEMORY: _("Lower the batch size or the number of workers, or use a larger machine."),
-    EndReason.VANISHED: _("The machine was probably restarted; retry the job."),
-    EndReason.INTERRUPTED: _("It was told to stop from outside the platform; retry the job."),
+    EndReason.FINISHED: gettext_lazy(
+        "Its exit code says that it finished; see the log for messages that did not arrive."
+    ),
+    EndReason.KILLED: gettext_lazy("Somebody or something killed it: look at the machine's system log, then retry."),
+    EndReason.HOST_OUT_OF_MEMORY: gettext_lazy(
+        "Lower the batch size or the number of workers, or use a larger machine."
+    ),
+    EndReason.VANISHED: gettext_lazy("The machine was probably restarted; retry the job."),
+    EndReason.INTERRUPTED: gettext_lazy("It was told to stop from outside the platform; retry the job."),
 }

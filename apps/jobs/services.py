@@ -76,6 +76,7 @@ def cancel(job: Job, *, by: AbstractUser) -> Job:
     _require(by, job)
     actor = by.get_username()
     while True:
+        _require_cancellable(job)
         if job.state == State.QUEUED:
             moved = transitions.end(job, EndReason.CANCELLED, by=actor, message=_("Cancelled while it waited."))
         else:
@@ -114,7 +115,8 @@ def retry(job: Job, *, by: AbstractUser) -> Job:
         transaction.on_commit(tasks.wake_dispatcher)
     if not moved:
         job.refresh_from_db()
-        raise IllegalMoveError(f"{job} changed while you looked at it: it is {job.get_state_display()} now.")
+        now = job.get_state_display().lower()
+        raise IllegalMoveError(_("%(job)s has moved on: it is %(state)s now.") % {"job": job, "state": now})
     return job
 
 
@@ -137,6 +139,14 @@ LIVE_FIELDS_AT_START: dict[str, Any] = {
     "best_fitness": None,
     "best_metrics": {},
 }
+
+
+def _require_cancellable(job: Job) -> None:
+    state = job.get_state_display().lower()
+    if job.ended:
+        raise IllegalMoveError(_("%(job)s has ended (%(state)s): nothing to cancel.") % {"job": job, "state": state})
+    if job.state == State.CANCELLING:
+        raise IllegalMoveError(_("%(job)s is %(state)s already.") % {"job": job, "state": state})
 
 
 def _require(by: AbstractUser, job: Job) -> None:

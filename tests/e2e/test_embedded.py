@@ -160,6 +160,13 @@ def test_runtrainer_follows_a_job_to_its_end(embedded: Installation) -> None:
     assert "best.pt" in done.stdout.replace("\n", "")
 
 
+def test_the_demo_uses_what_runs_already_and_shows_where_everything_lies(embedded: Installation) -> None:
+    shown = embedded.manage("demo", "--epochs", "1").stdout
+    for where in ("best checkpoint", "plots", "log", "MLflow run", "/admin/"):
+        assert where in shown
+    assert embedded.answers(), "the demo stops only what it started"
+
+
 def test_runtrainer_names_every_problem(embedded: Installation) -> None:
     options = "--project Shelves --dataset shapes --task object_detection --model yolo11n-seg --epochs 0"
     done = embedded.manage("runtrainer", *options.split(), code=1)

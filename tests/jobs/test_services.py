@@ -283,7 +283,7 @@ def test_a_retry_of_what_changed_meanwhile_says_so(make_job: MakeJob, trainer_us
     stale = Job.objects.get(pk=job.pk)
     services.retry(job, by=trainer_user)
     before = dump()
-    with pytest.raises(IllegalMoveError, match="it is Queued now"):
+    with pytest.raises(IllegalMoveError, match="it is queued now"):
         services.retry(stale, by=trainer_user)
     assert dump() == before
 

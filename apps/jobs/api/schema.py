@@ -130,6 +130,6 @@ ILLEGAL = OpenApiExample(
         "type": "urn:trainyard:problem:illegal-move",
         "title": "The job's state does not allow this",
         "status": 409,
-        "detail": "Job 12 is succeeded and cannot become cancelling.",
+        "detail": "Job 12 has ended (succeeded): nothing to cancel.",
     },
 )

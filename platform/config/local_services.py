@@ -5,6 +5,7 @@ supervisors of their own, and outlive all of this.
 """
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -67,19 +68,27 @@ def write_config(*, host: str, port: int, mlflow_port: int | None, to_files: boo
     run_dir, log_dir = settings.DATA_DIR / "run", settings.DATA_DIR / "log"
     for folder in (run_dir, log_dir):
         folder.mkdir(parents=True, exist_ok=True)
+    gunicorn = f"config.wsgi --bind {host}:{port} --workers 2 --threads 8 --worker-class gthread --graceful-timeout 10"
+    worker = "worker --pool threads --concurrency 4 --without-gossip --without-mingle --without-heartbeat"
     programs = {
-        "web": f"{sys.executable} -m gunicorn config.wsgi --bind {host}:{port} --workers 2 --threads 8 "
-        "--worker-class gthread --graceful-timeout 10 --no-control-socket",
-        "worker": f"{sys.executable} -m celery -A config worker --pool threads --concurrency 4 "
-        "--without-gossip --without-mingle --without-heartbeat --loglevel INFO",
-        "scheduler": f"{sys.executable} -m celery -A config beat --schedule {run_dir}/beat --pidfile= --loglevel INFO",
+        "web": ["gunicorn", *gunicorn.split(), "--no-control-socket"],
+        "worker": ["celery", "-A", "config", *worker.split(), "--loglevel", "INFO"],
+        "scheduler": [
+            "celery",
+            "-A",
+            "config",
+            "beat",
+            "--schedule",
+            f"{run_dir}/beat",
+            "--pidfile=",
+            "--loglevel",
+            "INFO",
+        ],
     }
     if mlflow_port is not None:
-        programs["mlflow"] = (
-            f"{sys.executable} -m mlflow server --backend-store-uri {settings.MLFLOW_TRACKING_URI} "
-            f"--artifacts-destination {settings.DATA_DIR}/mlflow/artifacts "
-            f"--host {host} --port {mlflow_port} --workers 1"
-        )
+        places = ["--backend-store-uri", settings.MLFLOW_TRACKING_URI]
+        places += ["--artifacts-destination", f"{settings.DATA_DIR}/mlflow/artifacts"]
+        programs["mlflow"] = ["mlflow", "server", *places, *f"--host {host} --port {mlflow_port} --workers 1".split()]
     config = RawConfigParser()
     config["supervisord"] = {
         "nodaemon": "true",
@@ -90,8 +99,10 @@ def write_config(*, host: str, port: int, mlflow_port: int | None, to_files: boo
         "silent": "true" if to_files else "false",
         **({"user": "root"} if os.geteuid() == 0 else {}),
     }
-    for name, command in programs.items():
-        config[f"program:{name}"] = _program(name, command, log_dir / f"{name}.log" if to_files else None, port)
+    for name, words in programs.items():
+        # Quoted word by word: folders have spaces in their names.
+        command = shlex.join([sys.executable, "-m", *words])
+        config[f"program:{name}"] = _program(command, log_dir / f"{name}.log" if to_files else None, port)
     _last_address_file().write_text(_address(port))
     path = Path(run_dir / f"supervisord-{port}.conf")
     with path.open("w") as file:
@@ -99,7 +110,7 @@ def write_config(*, host: str, port: int, mlflow_port: int | None, to_files: boo
     return path
 
 
-def _program(name: str, command: str, log: Path | None, port: int) -> dict[str, str]:
+def _program(command: str, log: Path | None, port: int) -> dict[str, str]:
     python_path = f"{settings.BASE_DIR / 'platform'}:{settings.BASE_DIR}"
     # Trainers here call back to this very port; an address that others reach (a proxy's) is left alone.
     local = urlsplit(settings.PLATFORM_URL).hostname in ("localhost", "127.0.0.1")

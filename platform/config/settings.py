@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import environ
 from django.templatetags.static import static
@@ -95,7 +96,7 @@ TEMPLATES = [
 ]
 
 # --- database -----------------------------------------------------------------------------------------------
-_SQLITE_URL = f"sqlite:///{DATA_DIR / 'trainyard.sqlite3'}"
+_SQLITE_URL = f"sqlite:///{quote(str(DATA_DIR / 'trainyard.sqlite3'))}"
 
 
 _ENGINES = ("django.db.backends.sqlite3", "django.db.backends.postgresql")

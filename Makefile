@@ -46,6 +46,7 @@ setup: $(VENV)/.installed
 # The stamp holds the lock that was installed: a lock that changed is installed, an unchanged one costs nothing.
 $(VENV)/.installed: $(LOCK) | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	@echo "Fetching the packages: 6 GB on disk, a minute or more the first time."
 	$(UV) pip sync --quiet --python $(PY) --require-hashes $(LOCK)
 	@cp $(LOCK) $@
 

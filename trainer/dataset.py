@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import yaml
 
@@ -56,6 +56,8 @@ __all__ = [
 _ABANDONED_SECONDS = 24 * 3600
 _SHOWN_ERRORS = 5
 _SCRATCH = ".fetching-"
+# Python 3.11 has the filter from 3.11.4 on; `_refuse_foreign` refuses all that it would.
+_FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
 
 class DatasetError(Exception):
@@ -199,7 +201,7 @@ def _extract(reader: "_HashingReader", target: Path, key: str) -> None:
         with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK) as tar:
             while (member := tar.next()) is not None:
                 _refuse_foreign(member)
-                tar.extract(member, target, set_attrs=False, filter="data")
+                tar.extract(member, target, set_attrs=False, **_FILTER)
                 _forget_members(tar)
     except tarfile.TarError as error:
         raise DatasetCorruptError(

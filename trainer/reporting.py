@@ -12,7 +12,18 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
-from trainer.contract.messages import EVENT_TYPE, MAX_EVENTS, Answer, AnyData, Command, Phase, Progress
+from trainer.contract.messages import (
+    EVENT_TYPE,
+    MAX_EVENTS,
+    Answer,
+    AnyData,
+    Command,
+    Failed,
+    Finished,
+    Interrupted,
+    Phase,
+    Progress,
+)
 from trainer.spool import Spool
 from trainer.stopping import Stop
 
@@ -56,6 +67,7 @@ class Reporter:
         self._extra: dict[str, str] = {}
         self._wake = threading.Event()
         self._closing = False
+        self._ended = False  # the last word has been said: there is nothing left to stop
         self._deadline = float("inf")
         self._backoff = 0.0
         self._retry_at = 0.0
@@ -66,6 +78,7 @@ class Reporter:
 
     def say(self, data: AnyData) -> None:
         """Write a message down and have it sent soon."""
+        self._ended |= isinstance(data, Finished | Failed | Interrupted)
         self._spool.append(EVENT_TYPE[type(data)], datetime.now(UTC).isoformat(), data.model_dump(mode="json"))
         self._wake.set()
 
@@ -85,6 +98,8 @@ class Reporter:
     def close(self, linger_seconds: float) -> bool:
         """Wait until everything has been delivered, at most `linger_seconds`. True where it has."""
         self._deadline = time.monotonic() + linger_seconds
+        if self._url and self._backoff:
+            logger.warning("Waiting up to %.0f s for the platform to take the last messages.", linger_seconds)
         self._closing = True
         self._wake.set()
         self._thread.join(linger_seconds + _TIMEOUT.connect + _TIMEOUT.read)  # type: ignore[operator]
@@ -144,7 +159,7 @@ class Reporter:
         except ValidationError:
             self._back_off("answered something that is no answer")
             return
-        if answer.command == Command.STOP:
+        if answer.command == Command.STOP and not self._ended:
             self._stop.ask("the platform")
         if answer.acked < self._spool.acked:
             self._spool.rewind(answer.acked)

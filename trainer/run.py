@@ -24,6 +24,7 @@ from trainer.contract.variables import InvalidEnvironmentError, TrainerEnvironme
 from trainer.dataset import archive_key, fetch, write_ultralytics_yaml
 from trainer.failures import classify
 from trainer.reporting import Reporter
+from trainer.spool import MESSAGES
 from trainer.stopping import Stop, StopTrainingError
 from trainer.store import open_store
 from trainer.tracking import RunStatus, Tracker
@@ -50,7 +51,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         return _refuse(environ, InvalidEnvironmentError([f"WORK_DIR: cannot be written ({error})"]), stop)
     logs.set_up(settings.LOG_FORMAT, settings.JOB_ID, settings.ATTEMPT)
     token = settings.INTERNAL_AUTH_TOKEN.get_secret_value() if settings.INTERNAL_AUTH_TOKEN else None
-    reporter = Reporter(settings.CALLBACK_URL, token, settings.ATTEMPT, work / "messages.jsonl", stop)
+    reporter = Reporter(settings.CALLBACK_URL, token, settings.ATTEMPT, work / MESSAGES, stop)
     code = _train_and_tell(settings, work, reporter, stop)
     reporter.close(settings.LINGER_SECONDS)
     return code
@@ -198,7 +199,7 @@ def _refuse(environ: Mapping[str, str], error: InvalidEnvironmentError, stop: St
     url, token = environ.get("CALLBACK_URL", ""), environ.get("INTERNAL_AUTH_TOKEN", "")
     attempt = environ.get("ATTEMPT") or "1"
     if url.startswith(("http://", "https://")) and token and attempt.isdecimal():
-        spool = Path(environ.get("WORK_DIR") or ".") / "messages.jsonl"
+        spool = Path(environ.get("WORK_DIR") or ".") / MESSAGES
         try:
             reporter = Reporter(url, token, int(attempt), spool, stop)
             reporter.say(Failed(reason=FailureReason.BAD_CONFIGURATION, message=_message(error)))

@@ -8,6 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from trainer.contract.messages import AnyEvent
+
+MESSAGES = "messages.jsonl"  # the spool's name in a trainer's working folder
+_EVENTS: TypeAdapter[list[AnyEvent]] = TypeAdapter(list[AnyEvent])
+
+
+def read_events(path: Path, after: int) -> list[AnyEvent]:
+    """The events with a number above `after` in the spool of a trainer that has ended; a torn last line is none.
+
+    Raises OSError, and ValueError for what is no spool.
+    """
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    rows = [row for line in lines if (row := json.loads(line))["seq"] > after]
+    return _EVENTS.validate_python(rows)
+
 
 class Spool:
     """Append from any thread, read from one. What was appended survives a crash of the process."""

@@ -46,7 +46,10 @@ def _named(weights: str, store: ObjectStore, download_to: Path) -> Path:
         return path
     found = None if path.is_absolute() else _from_store(weights, store, download_to / path.name)
     if found is None:
-        raise WeightsMissingError(f"WEIGHTS is {weights!r}, which is neither a file here nor a key in the store.")
+        where = "" if path.is_absolute() else f", nor is there {store.uri(weights)}"
+        raise WeightsMissingError(
+            f"WEIGHTS is {weights!r}: that is no file here{where}. Correct it, or leave it empty."
+        )
     return found
 
 

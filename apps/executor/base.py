@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 # A DNS label, so that the same name serves a folder and a Kubernetes Job.
@@ -138,6 +139,13 @@ class Executor(ABC):
 
         Raises UnknownReferenceError.
         """
+
+    def undelivered(self, reference: str) -> Path | None:
+        """The file of messages that an ended trainer wrote down, where it can be read from here; None where not.
+
+        Raises UnknownReferenceError.
+        """
+        return None
 
     @abstractmethod
     def slots(self) -> list[Slot]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
 from apps.executor.base import (
@@ -27,6 +28,7 @@ class FakeAttempt:
     spec: LaunchSpec
     observation: Observation = field(default_factory=lambda: Alive("the script says so"))
     log: bytes = b""
+    spool: Path | None = None
     stops: list[bool] = field(default_factory=list)
     cleaned: bool = False
 
@@ -98,6 +100,9 @@ class FakeExecutor(Executor):
         start = min(offset, len(log)) if offset >= 0 else max(0, len(log) + offset)
         data = log[start : start + limit]
         return LogChunk(data, start + len(data), len(log))
+
+    def undelivered(self, reference: str) -> Path | None:
+        return self._attempt(reference).spool
 
     def slots(self) -> list[Slot]:
         return list(self.room)

@@ -30,6 +30,7 @@ from apps.executor.base import (
 from apps.executor.environment import detect_devices, trainer_environment
 from apps.executor.errors import LaunchError, StillAliveError, UnknownReferenceError
 from apps.executor.processes import is_running
+from trainer.spool import MESSAGES
 
 _SOURCES = Path(__file__).resolve().parents[2]
 _LAUNCH_SECONDS = 10.0
@@ -111,6 +112,10 @@ class SubprocessExecutor(Executor):
             # No further than `size`, so that the three numbers agree while the trainer writes on.
             data = file.read(max(0, min(limit, size - start)))
         return LogChunk(data, start + len(data), size)
+
+    def undelivered(self, reference: str) -> Path | None:
+        spool = self._folder(reference) / records.WORK / MESSAGES
+        return spool if spool.is_file() else None
 
     def slots(self) -> list[Slot]:
         if self._devices is None:

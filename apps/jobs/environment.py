@@ -7,8 +7,10 @@ from apps.jobs.tokens import token_for
 from trainer.contract.variables import TrainerEnvironment, artifact_prefix
 
 
-def build_environment(job: Job, attempt: int) -> TrainerEnvironment:
+def build_environment(job: Job, attempt: int, platform_url: str = "") -> TrainerEnvironment:
     """What attempt number `attempt` of `job` is told. Secrets are inside: show `masked()`, launch `to_environ()`.
+
+    `platform_url` is where the platform answers, PLATFORM_URL unless given.
 
     Raises:
         pydantic.ValidationError: a setting or a field of the job no longer fits the contract.
@@ -21,7 +23,7 @@ def build_environment(job: Job, attempt: int) -> TrainerEnvironment:
         "JOB_ID": job.pk,
         "PROJECT_ID": job.project_id,
         "ATTEMPT": attempt,
-        "CALLBACK_URL": f"{settings.PLATFORM_URL}/internal/training/{job.pk}",
+        "CALLBACK_URL": f"{platform_url or settings.PLATFORM_URL}/internal/training/{job.pk}",
         "INTERNAL_AUTH_TOKEN": token_for(job.pk, attempt),
         "DATASET_ID": version.dataset_id,
         "DATASET_VERSION": version.number,

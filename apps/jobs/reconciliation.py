@@ -16,9 +16,13 @@ from apps.executor.base import Alive, Dead, Executor, Observation
 from apps.executor.errors import ExecutorError
 from apps.executor.registry import get_executor
 from apps.jobs import scheduling, tasks, transitions
+from apps.jobs.errors import SupersededError
+from apps.jobs.ingest import ingest
 from apps.jobs.models import Attempt, Job
 from apps.jobs.states import OF_FAILURE, EndReason, State, reason_from_exit
 from trainer.contract.exits import ADVICE
+from trainer.contract.messages import MAX_EVENTS
+from trainer.spool import read_events
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +55,7 @@ def _reconcile_one(executor: Executor, attempt: Attempt) -> bool:
         return False
     observation = executor.observe(attempt.reference)
     if isinstance(observation, Dead):
+        _take_in_what_is_left(executor, attempt)
         _bury(attempt, observation)
         return True
     # Queued: a retry waits for this attempt, whose own job has ended, to leave.
@@ -95,6 +100,21 @@ def _lose_if_silent(attempt: Attempt, observation: Observation) -> None:
             "why": getattr(observation, "reason", ""),
         }
         transitions.move(job, State.LOST, by=transitions.PLATFORM, reason="silent", evidence=evidence)
+
+
+def _take_in_what_is_left(executor: Executor, attempt: Attempt) -> None:
+    """Messages that the trainer wrote down and could not deliver, before its end is judged without them."""
+    spool = executor.undelivered(attempt.reference)
+    if spool is None:
+        return
+    try:
+        events = read_events(spool, after=attempt.acked_seq)
+        for start in range(0, len(events), MAX_EVENTS):
+            ingest(attempt.job_id, attempt.number, events[start : start + MAX_EVENTS])
+    except (OSError, ValueError) as error:
+        logger.warning("What %s left in %s could not be read: %s", attempt.name, spool, error)
+    except SupersededError:
+        logger.info("%s has been replaced by a newer attempt; what it left is not wanted.", attempt.name)
 
 
 def _bury(attempt: Attempt, found: Dead) -> None:

@@ -151,6 +151,8 @@ def _why(position: int, job: Job, tenants: dict[int, str], *, any_slot: bool) ->
         return _("Waits for its previous attempt to end (%(slot)s).") % {"slot": tenants[job.pk]}
     if not any_slot:
         return _("No slot is configured: set TRAINER_DEVICES or CPU_SLOTS.")
+    if not tenants:
+        return _("Number %(position)s in the queue; about to start.") % {"position": position}
     taken = ", ".join(f"{slot}: {_('job')} {tenant}" for tenant, slot in tenants.items())
     return _("Number %(position)s in the queue; every slot is taken (%(taken)s).") % {
         "position": position,

@@ -9,6 +9,7 @@ from django.core.checks import CheckMessage, Error, register
 
 from trainer.contract.variables import missing_store_variables
 
+TRACKERS = ("http://", "https://", "sqlite:///", "postgresql")
 BROKERS = ("sqla+sqlite://", "sqla+postgresql", "redis://", "rediss://", "amqp://", "memory://")
 
 
@@ -24,6 +25,13 @@ def addresses_are_addresses(app_configs: Sequence[Any] | None, **kwargs: Any) ->
         for name in ("PLATFORM_URL", "MLFLOW_UI_URL")
         if not getattr(settings, name).startswith(("http://", "https://"))
     ]
+    if settings.MLFLOW_TRACKING_URI != "off" and not settings.MLFLOW_TRACKING_URI.startswith(TRACKERS):
+        problems.append(
+            Error(
+                "MLFLOW_TRACKING_URI is no address; write http://HOST:5000, off, or leave it empty.",
+                id="trainyard.E004",
+            )
+        )
     if not settings.CELERY_BROKER_URL.startswith(BROKERS):
         problems.append(
             Error(

@@ -52,7 +52,7 @@ def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except (OSError, OverflowError):  # taken, not an address of this machine, or no port at all
             return False
         return True
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from signal import SIGKILL
 from typing import Any
 
@@ -19,6 +20,8 @@ from apps.jobs.reconciliation import reconcile
 from apps.jobs.states import EndReason, State
 from config.celery import app as celery
 from trainer.contract.exits import ADVICE, EXIT_CODE, ExitCode, FailureReason
+from trainer.contract.messages import Epoch, Finished, Started
+from trainer.spool import Spool
 
 MakeJob = Callable[..., Job]
 AttemptOf = Callable[[Job], Attempt]
@@ -491,3 +494,37 @@ def test_nothing_to_do_is_nothing_done(db: None, dump: Any, fake_executor: FakeE
     before = dump()
     reconcile()
     assert dump() == before
+
+
+def test_what_a_dead_trainer_could_not_deliver_is_taken_in_before_it_is_judged(
+    launched: Job, fake_executor: FakeExecutor, tmp_path: Path
+) -> None:
+    spool = Spool(tmp_path / "messages.jsonl")
+    at = timezone.now().isoformat()
+    spool.append("started", at, Started(host="node").model_dump(mode="json"))
+    spool.append("epoch", at, Epoch(epoch=1, epochs=1, metrics={"fitness": 0.5}).model_dump(mode="json"))
+    spool.append("finished", at, Finished(epochs=1, seconds=3).model_dump(mode="json"))
+    with (tmp_path / "messages.jsonl").open("a") as file:
+        file.write('{"seq": 4, "type": "prog')  # torn by the end of the process
+    attempt = launched.current_attempt
+    assert attempt is not None
+    fake_executor.attempts[attempt.reference].spool = tmp_path / "messages.jsonl"
+    fake_executor.finish(attempt.reference, 0)
+    reconcile()
+    launched.refresh_from_db()
+    attempt.refresh_from_db()
+    assert (launched.state, launched.end_reason, launched.epoch) == (State.SUCCEEDED, EndReason.FINISHED, 1)
+    assert (attempt.acked_seq, attempt.exit_code, attempt.epoch_metrics.count()) == (3, 0, 1)
+
+
+def test_a_spool_that_cannot_be_read_does_not_keep_the_attempt_from_its_end(
+    launched: Job, fake_executor: FakeExecutor, tmp_path: Path
+) -> None:
+    (tmp_path / "messages.jsonl").write_text("no json\n")
+    attempt = launched.current_attempt
+    assert attempt is not None
+    fake_executor.attempts[attempt.reference].spool = tmp_path / "messages.jsonl"
+    fake_executor.finish(attempt.reference, 70)
+    reconcile()
+    launched.refresh_from_db()
+    assert (launched.state, launched.end_reason) == (State.FAILED, EndReason.CRASHED)

@@ -40,7 +40,9 @@ REASON: dict[ExitCode, FailureReason] = {code: reason for reason, code in EXIT_C
 ADVICE: dict[FailureReason, str] = {
     FailureReason.BAD_CONFIGURATION: "Correct the settings named in the message and submit the job again.",
     FailureReason.BAD_DATA: "Mend the files named in the message, make a new dataset version, and train on that.",
-    FailureReason.WEIGHTS_MISSING: ("Put the weights file where the message says, or set PRETRAINED to auto or never."),
+    FailureReason.WEIGHTS_MISSING: (
+        "Put the weights file where the message says, or ask for others (WEIGHTS, PRETRAINED)."
+    ),
     FailureReason.STORE_UNREACHABLE: (
         "Check that the object store runs and that its endpoint can be reached from where the trainer runs; then retry."
     ),

@@ -9,7 +9,7 @@ from rest_framework.authtoken.serializers import AuthTokenSerializer
 from rest_framework.authtoken.views import ObtainAuthToken
 from rest_framework.exceptions import NotFound
 from rest_framework.generics import ListAPIView, RetrieveAPIView
-from rest_framework.parsers import JSONParser
+from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -41,7 +41,7 @@ class ObtainToken(ObtainAuthToken):
     # A stale token or cookie sent along must not keep anybody from a new one.
     authentication_classes = ()
     throttle_classes = (TokenThrottle,)
-    parser_classes = (JSONParser,)
+    parser_classes = (JSONParser, FormParser, MultiPartParser)
 
     @extend_schema(
         operation_id="token_obtain",

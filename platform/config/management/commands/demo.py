@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
 
 from apps.jobs import following, services
+from apps.jobs.errors import JobError
 from apps.jobs.models import Job
 from apps.jobs.states import State
 from apps.projects.models import Project
@@ -42,12 +43,18 @@ class Command(BaseCommand):
         user, password = setting_up.ensure_admin()
         project, _ = Project.objects.get_or_create(name=PROJECT)
         version = self._dataset(project, user)
-        console.print(f"Dataset {version}: {version.images} images, {version.boxes} boxes.", highlight=False)
-        with local_services.running():
-            job = services.submit(
-                project=project, dataset=version, by=user, name="Demo", epochs=options["epochs"], **TRAINING
-            )
-            job = self._follow(job, user, console)
+        splits = ", ".join(
+            f"{count} {split} images with {version.boxes[split]} boxes" for split, count in version.images.items()
+        )
+        console.print(f"Dataset {version}: {splits}.", highlight=False)
+        try:
+            with local_services.running():
+                job = services.submit(
+                    project=project, dataset=version, by=user, name="Demo", epochs=options["epochs"], **TRAINING
+                )
+                job = self._follow(job, user, console)
+        except (JobError, local_services.ServicesError) as error:
+            raise CommandError(str(error)) from error
         following.report(job, console)
         self._invite(console, password)
         if job.state != State.SUCCEEDED:

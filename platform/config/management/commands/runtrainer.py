@@ -27,9 +27,14 @@ class Command(BaseCommand):
     help = "Submit a training and follow it, follow or run again an existing one, or print a job's environment."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("job", nargs="?", type=int, help="An existing job: followed; run again if it failed")
+        parser.add_argument("job", nargs="?", type=int, help="An existing job: run again if it failed or was cancelled")
         parser.add_argument("--print-env", type=int, metavar="ID", help="Print the environment of job ID and exit")
         parser.add_argument("--show-secrets", action="store_true", help="With --print-env: do not mask secrets")
+        parser.add_argument(
+            "--by-hand",
+            action="store_true",
+            help="With --print-env: for a repetition that reports to nobody and keeps its files apart from the job's",
+        )
         parser.add_argument("--follow", action="store_true", help="Stay and show progress until the job ends")
         parser.add_argument("--user", help="On whose behalf (default: the first superuser)")
         parser.add_argument("--project", help="Name or id of the project")
@@ -42,7 +47,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["print_env"] is not None:
-            self._print_environment(_job(options["print_env"]), show_secrets=options["show_secrets"])
+            shown = {"show_secrets": options["show_secrets"], "by_hand": options["by_hand"]}
+            self._print_environment(_job(options["print_env"]), **shown)
             return
         try:
             job = self._existing(options) if options["job"] else self._submit(options)
@@ -73,22 +79,45 @@ class Command(BaseCommand):
 
     def _existing(self, options: dict[str, Any]) -> Job:
         job = _job(options["job"])
+        if given := [field for field in services.TRAINING_FIELDS if field in options]:
+            raise CommandError(
+                f"Job {job.pk} exists and keeps its settings ({', '.join(given)}); leave its id out to submit another."
+            )
         if job.state in (State.FAILED, State.CANCELLED):
             services.retry(job, by=_user(options["user"]))
             self.stdout.write(f"Job {job.pk} is in the queue again, as attempt {job.attempt_number + 1}.")
+        elif not options["follow"]:
+            self.stdout.write(following.progress_line(job).plain)
         return job
 
     def _follow(self, job: Job) -> None:
         """With nothing running here, the services are there for as long as the job is."""
         console = Console()
-        with local_services.running():
-            job = following.follow(job.pk, console)
+        try:
+            with local_services.running():
+                job = following.follow(job.pk, console)
+        except local_services.ServicesError as error:
+            raise CommandError(str(error)) from error
+        except KeyboardInterrupt:
+            raise CommandError(
+                f"Job {job.pk} goes on; see it again with: manage.py runtrainer {job.pk} --follow", returncode=130
+            ) from None
         following.report(job, console)
         if job.state != State.SUCCEEDED:
             raise CommandError(f"Job {job.pk} {job.get_state_display().lower()}.", returncode=1)
 
-    def _print_environment(self, job: Job, *, show_secrets: bool) -> None:
-        environment = build_environment(job, max(job.attempt_number, 1))
+    def _print_environment(self, job: Job, *, show_secrets: bool, by_hand: bool) -> None:
+        """`by_hand` leaves out what would make a repetition pass for the job itself: callback, MLflow, its files."""
+        url = local_services.running_at() or ""
+        environment = build_environment(job, max(job.attempt_number, 1), url)
+        if by_hand:
+            left_out = {
+                "CALLBACK_URL": None,
+                "INTERNAL_AUTH_TOKEN": None,
+                "MLFLOW_TRACKING_URI": "",
+                "LOG_FORMAT": "auto",
+            }
+            environment = environment.model_copy(update={**left_out, "ARTIFACT_PREFIX": f"by-hand/job-{job.pk}"})
         for name, value in (environment.to_environ() if show_secrets else environment.masked()).items():
             self.stdout.write(f"{name}={shlex.quote(value)}")
 

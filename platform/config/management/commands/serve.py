@@ -20,13 +20,15 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         port = options["port"] or urlsplit(settings.PLATFORM_URL).port or 8000
+        if there := local_services.running_at():
+            raise CommandError(f"This installation is running already, at {there}.")
         if not local_services.port_is_free(port, options["host"]):
             raise CommandError(f"Port {port} is taken; stop what uses it, or choose another: make serve PORT=8001")
         mlflow_port = self._mlflow_port(options)
         setting_up.prepare()
         _, password = setting_up.ensure_admin()
         self._introduce(port, mlflow_port, password)
-        config = local_services.write_config(host=options["host"], port=port, mlflow_port=mlflow_port, to_files=False)
+        config = local_services.write_config(host=options["host"], port=port, mlflow_port=mlflow_port, to_files=True)
         command = local_services.supervisord_command(config)
         self.stdout.flush()
         os.execv(command[0], command)  # noqa: S606 - the process manager takes this process's place
@@ -39,7 +41,7 @@ class Command(BaseCommand):
         if not local_services.port_is_free(port, options["host"]):
             raise CommandError(
                 f"Port {port} for MLflow's pages is taken; set MLFLOW_UI_URL=http://localhost:PORT to another one, "
-                "or pass --no-mlflow."
+                "or leave MLflow out: make serve ARGS=--no-mlflow"
             )
         return port
 
@@ -49,4 +51,5 @@ class Command(BaseCommand):
         self.stdout.write(f"API     http://localhost:{port}/api/docs")
         if mlflow_port:
             self.stdout.write(f"MLflow  http://localhost:{mlflow_port}")
-        self.stdout.write("Ctrl-C stops all of it; running trainers go on and are found again.\n")
+        self.stdout.write(f"Logs    {settings.DATA_DIR / 'log'}")
+        self.stdout.write("They answer in a few seconds. Ctrl-C stops all of it; running trainers go on.\n")

@@ -56,7 +56,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         if options["follow"]:
             self._follow(job)
-        elif local_services.running_at() is None:
+        elif not job.ended and local_services.running_at() is None:
             self.stderr.write("The platform is not running here: start it with `make serve`, or add --follow.")
 
     def _submit(self, options: dict[str, Any]) -> Job:

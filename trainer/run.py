@@ -65,24 +65,28 @@ def _train_and_tell(settings: TrainerEnvironment, work: Path, reporter: Reporter
         finished = _train(settings, work, reporter, tracker, stop)
         status, code = "FINISHED", ExitCode.SUCCEEDED
         tracker.close(status, TRACKING_PATIENCE_SECONDS)
-        reporter.say(finished)
+        _say_last(reporter, finished)
     except StopTrainingError:
         tracker.close("KILLED", TRACKING_PATIENCE_SECONDS)
         code = ExitCode.SUPERSEDED if stop.superseded else ExitCode.INTERRUPTED
         logger.warning("Stopped by %s.", stop.by)
-        reporter.say(Interrupted(by=stop.by))
+        _say_last(reporter, Interrupted(by=stop.by))
     except Exception as error:
         reason = classify(error)
         code = EXIT_CODE[reason]
         logger.exception("Failed (%s)", reason)
         tracker.close("FAILED", TRACKING_PATIENCE_SECONDS)
         failed = Failed(reason=reason, message=_message(error), traceback=_sendable(traceback.format_exc()[-15_000:]))
-        try:
-            reporter.say(failed)
-        except OSError as unwritable:
-            # A full disk, say: the exit code still tells the class.
-            logger.error("The platform cannot be told why: %s", unwritable)
+        _say_last(reporter, failed)
     return code
+
+
+def _say_last(reporter: Reporter, word: Finished | Interrupted | Failed) -> None:
+    try:
+        reporter.say(word)
+    except OSError as unwritable:
+        # A full disk, say: the exit code still tells the class.
+        logger.error("The platform cannot be told how it ended: %s", unwritable)
 
 
 def _train(settings: TrainerEnvironment, work: Path, reporter: Reporter, tracker: Tracker, stop: Stop) -> Finished:

@@ -54,7 +54,6 @@ class Uploader:
         snapshots = [self._snapshot(last, ArtifactKind.LAST, epoch)]
         if self._best is not None:
             snapshots.append(self._snapshot(self._best, ArtifactKind.BEST, self.best_epoch))
-            self._best = None
         self._thread = threading.Thread(target=self._upload_snapshots, args=(snapshots,), name="upload", daemon=True)
         self._thread.start()
 
@@ -86,6 +85,8 @@ class Uploader:
         for snapshot in snapshots:
             try:
                 self.put(snapshot.path, snapshot.kind, snapshot.epoch)
+                if snapshot.kind == ArtifactKind.BEST and snapshot.epoch == self.best_epoch:
+                    self._best = None  # not before it is stored: one that was not taken goes up with the next
             except StoreError as error:
                 # Not the end: the next checkpoint tries again, and the one at the end must succeed.
                 logger.warning("%s of epoch %s was not stored: %s", snapshot.path.name, snapshot.epoch, error)

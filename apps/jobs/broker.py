@@ -16,7 +16,9 @@ def forget_delivered_messages() -> int:
     url = settings.CELERY_BROKER_URL
     if not url.startswith("sqla+"):
         return 0
-    engine = create_engine(url.removeprefix("sqla+"), connect_args={"timeout": 30})
+    engine = create_engine(
+        url.removeprefix("sqla+"), connect_args=settings.CELERY_BROKER_TRANSPORT_OPTIONS.get("connect_args", {})
+    )
     with engine.begin() as connection:
         deleted = connection.execute(text("DELETE FROM kombu_message WHERE visible = 0")).rowcount
     engine.dispose()

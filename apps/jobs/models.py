@@ -1,5 +1,6 @@
 """Jobs, their attempts, and what trainers said about them."""
 
+import secrets
 from datetime import timedelta
 
 from django.conf import settings
@@ -113,11 +114,16 @@ class Job(models.Model):
         return max(self.expected_end_at - timezone.now(), timedelta(0))
 
 
+def new_suffix() -> str:
+    return secrets.token_hex(3)
+
+
 class Attempt(models.Model):
     """One trainer process or pod for a job. It holds its slot until `ended_at`: known dead, not only done."""
 
     job = models.ForeignKey(Job, models.CASCADE, related_name="attempts", verbose_name=_("job"))
     number = models.PositiveIntegerField(_("attempt"))
+    suffix = models.CharField(max_length=8, default=new_suffix, editable=False)
     slot = models.CharField(_("slot"), max_length=64, blank=True)
     devices = models.JSONField(_("GPUs"), default=list, blank=True)
     executor = models.CharField(_("executor"), max_length=200)
@@ -160,8 +166,8 @@ class Attempt(models.Model):
 
     @property
     def name(self) -> str:
-        """The name an executor launches it under, unique for ever."""
-        return f"job-{self.job_id}-attempt-{self.number}"
+        """The name an executor launches it under, unique for ever: a new database counts its jobs from 1 again."""
+        return f"job-{self.job_id}-attempt-{self.number}-{self.suffix}"
 
 
 class Event(models.Model):

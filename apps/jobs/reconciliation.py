@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from apps.executor.base import Alive, Dead, Executor, Observation
-from apps.executor.errors import ExecutorError
+from apps.executor.errors import ExecutorError, UnknownReferenceError
 from apps.executor.registry import get_executor
 from apps.jobs import scheduling, tasks, transitions
 from apps.jobs.errors import SupersededError
@@ -60,7 +60,10 @@ def _reconcile_one(executor: Executor, attempt: Attempt) -> bool:
         return True
     # Queued: a retry waits for this attempt, whose own job has ended, to leave.
     if attempt.job.ended or attempt.job.state in (State.CANCELLING, State.QUEUED):
-        _see_that_it_stops(executor, attempt)
+        try:
+            _see_that_it_stops(executor, attempt)
+        except UnknownReferenceError as error:
+            return _give_up_for_lost(attempt, str(error))
     elif not isinstance(observation, Alive):
         _lose_if_silent(attempt, observation)
     return False
@@ -102,6 +105,15 @@ def _lose_if_silent(attempt: Attempt, observation: Observation) -> None:
         transitions.move(job, State.LOST, by=transitions.PLATFORM, reason="silent", evidence=evidence)
 
 
+def _give_up_for_lost(attempt: Attempt, why: str) -> bool:
+    """A person wants it gone, it has been silent for long, and the executor never heard of it: free its slot."""
+    attempt.refresh_from_db(fields=["last_message_at"])
+    if timezone.now() - (attempt.last_message_at or attempt.created_at) < SILENCE:
+        return False
+    _bury(attempt, Dead(None, None, None, f"given up: {why}"))
+    return True
+
+
 def _take_in_what_is_left(executor: Executor, attempt: Attempt) -> None:
     """Messages that the trainer wrote down and could not deliver, before its end is judged without them."""
     spool = executor.undelivered(attempt.reference)
@@ -111,10 +123,11 @@ def _take_in_what_is_left(executor: Executor, attempt: Attempt) -> None:
         events = read_events(spool, after=attempt.acked_seq)
         for start in range(0, len(events), MAX_EVENTS):
             ingest(attempt.job_id, attempt.number, events[start : start + MAX_EVENTS])
-    except (OSError, ValueError) as error:
-        logger.warning("What %s left in %s could not be read: %s", attempt.name, spool, error)
     except SupersededError:
         logger.info("%s has been replaced by a newer attempt; what it left is not wanted.", attempt.name)
+    except Exception:
+        # Its end must be written down whatever it left, or it would hold its slot for ever.
+        logger.exception("What %s left in %s could not be taken in", attempt.name, spool)
 
 
 def _bury(attempt: Attempt, found: Dead) -> None:

@@ -152,6 +152,8 @@ def running() -> Iterator[str]:
     if there := running_at():
         yield there
         return
+    for number in (signal.SIGHUP, signal.SIGTERM):  # a closed terminal must not leave them running unseen
+        signal.signal(number, lambda received, frame: sys.exit(128 + received))
     wanted = urlsplit(settings.PLATFORM_URL).port or 80
     port = wanted if port_is_free(wanted) else free_port()
     config = write_config(host="127.0.0.1", port=port, mlflow_port=None, to_files=True)

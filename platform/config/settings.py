@@ -19,9 +19,14 @@ ENV = Environment()
 ENV.load(str(BASE_DIR / ".env"))
 
 # --- where things lie ---------------------------------------------------------------------------------------
-DATA_DIR = Path(
-    ENV.text("DATA_DIR", str(BASE_DIR / "var"), shown="var", about="Folder for everything the platform writes")
-).resolve()
+
+
+def _folder(name: str, default: Path, about: str, shown: str = "") -> Path:
+    """A relative one counts from the project's folder, from wherever a command is started."""
+    return (BASE_DIR / ENV.text(name, str(default), shown=shown, about=about)).resolve()
+
+
+DATA_DIR = _folder("DATA_DIR", BASE_DIR / "var", "Folder for everything the platform writes", shown="var")
 DATA_DIR.mkdir(parents=True, exist_ok=True)
 
 
@@ -184,7 +189,7 @@ CELERY_BROKER_URL = ENV.text(
     about="Message broker (redis://localhost:6379/0); empty keeps an SQLite file in DATA_DIR, no server needed",
 )
 CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = (
-    {"connect_args": {"timeout": 30}} if CELERY_BROKER_URL.startswith("sqla+") else {}
+    {"connect_args": {"timeout": 30}} if CELERY_BROKER_URL.startswith("sqla+sqlite") else {}
 )
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_IGNORE_RESULT = True
@@ -207,7 +212,11 @@ PLATFORM_URL = ENV.text(
 # --- executor -----------------------------------------------------------------------------------------------
 EXECUTOR = ENV.text("EXECUTOR", "subprocess", about="What starts trainers: subprocess, or a dotted path to your own")
 ATTEMPTS_ROOT = DATA_DIR / "attempts"
-TRAINER_COMMAND = [sys.executable, "-m", "trainer"]
+TRAINER_COMMAND = [
+    ENV.text("TRAINER_PYTHON", sys.executable, shown="", about="Python that runs trainers; empty: the platform's own"),
+    "-m",
+    "trainer",
+]
 TRAINER_DEVICES = (
     ENV.items("TRAINER_DEVICES", [], about="GPUs that jobs may lease (0,1); empty takes all that nvidia-smi lists")
     or None
@@ -217,21 +226,9 @@ STOP_GRACE_SECONDS = ENV.integer("STOP_GRACE_SECONDS", 30, about="Seconds a stop
 LINGER_SECONDS = ENV.integer(
     "LINGER_SECONDS", 300, about="Seconds an ended trainer waits for the platform to take its last messages"
 )
-CACHE_DIR = Path(
-    ENV.text(
-        "CACHE_DIR",
-        str(DATA_DIR / "cache"),
-        shown="",
-        about="Folder of the datasets that trainers fetched; empty: in DATA_DIR",
-    )
-)
-WEIGHTS_DIR = Path(
-    ENV.text(
-        "WEIGHTS_DIR",
-        str(DATA_DIR / "weights"),
-        shown="",
-        about="Folder of published weights (yolo11n.pt …); empty: in DATA_DIR",
-    )
+CACHE_DIR = _folder("CACHE_DIR", DATA_DIR / "cache", "Folder of the datasets that trainers fetched; empty: in DATA_DIR")
+WEIGHTS_DIR = _folder(
+    "WEIGHTS_DIR", DATA_DIR / "weights", "Folder of published weights (yolo11n.pt …); empty: in DATA_DIR"
 )
 
 # --- object store -------------------------------------------------------------------------------------------
@@ -240,8 +237,8 @@ STORE_ENVIRONMENT = {
     "STORAGE_TYPE": ENV.choice(
         "STORAGE_TYPE", "local", ("local", "minio", "r2"), about="Object store for datasets and artifacts"
     ),
-    "LOCAL_STORAGE_ROOT": ENV.text(
-        "LOCAL_STORAGE_ROOT", str(DATA_DIR / "store"), shown="", about="Folder of the local store; empty: in DATA_DIR"
+    "LOCAL_STORAGE_ROOT": str(
+        _folder("LOCAL_STORAGE_ROOT", DATA_DIR / "store", "Folder of the local store; empty: in DATA_DIR")
     ),
     "MINIO_ENDPOINT": ENV.text("MINIO_ENDPOINT", "http://localhost:9000", about="MinIO, or any S3 endpoint"),
     "MINIO_ACCESS_KEY": ENV.text("MINIO_ACCESS_KEY", about="MinIO access key"),

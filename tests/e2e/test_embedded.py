@@ -103,7 +103,7 @@ def test_a_job_that_ends_while_the_platform_is_down_is_told_of_afterwards(embedd
     job_id = embedded.submit(epochs=2)
     embedded.job_when(job_id, lambda job: job["state"] == "running")
     embedded.stop()
-    log = embedded.folder / "attempts" / f"job-{job_id}-attempt-1" / "trainer.log"
+    log = next((embedded.folder / "attempts").glob(f"job-{job_id}-attempt-1-*")) / "trainer.log"
     eventually(lambda: "Speed:" in log.read_text(), "training ends with nobody to tell")
     embedded.start()
     job = embedded.ended(job_id)

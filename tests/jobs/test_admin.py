@@ -25,6 +25,7 @@ from apps.jobs.states import EndReason, State
 from apps.jobs.tokens import token_for
 from apps.projects.models import Membership, Project
 from apps.storage.models import Dataset
+from servers.names import attempt_name
 from trainer.contract.messages import ArtifactEvent, ArtifactStored, Epoch, EpochEvent, Started, StartedEvent
 from trainer.store import ObjectStore
 
@@ -552,7 +553,7 @@ def test_bulk_actions_tell_what_worked_and_what_did_not(console: Client, job_in:
 
 
 def launched(executor: FakeExecutor, job: Job, log: bytes) -> Attempt:
-    spec = LaunchSpec(f"job-{job.pk}-attempt-1", {}, frozenset(), (), 1)
+    spec = LaunchSpec(f"job-{job.pk}", {}, frozenset(), (), 1)
     reference = executor.launch(spec).reference
     executor.write_log(reference, log)
     return start(job, reference=reference)
@@ -582,7 +583,7 @@ def test_the_end_of_a_long_log_is_shown_and_all_of_it_downloaded(
     assert shown[-1].message == "line 299999"
     response = console.get(reverse("admin:jobs_job_log", args=[job.pk, 1]))
     assert b"".join(response.streaming_content) == log  # type: ignore[attr-defined]
-    assert f'filename="job-{job.pk}-attempt-1.log"' in response.headers["Content-Disposition"]
+    assert f'filename="{attempt_name(job)}.log"' in response.headers["Content-Disposition"]
 
 
 def test_a_log_that_cannot_be_had_is_said_and_the_page_still_opens(console: Client, make_job: MakeJob) -> None:

@@ -16,6 +16,7 @@ from apps.jobs import reconciliation, scheduling, services, transitions
 from apps.jobs.errors import SupersededError
 from apps.jobs.models import Artifact, Attempt, EpochMetrics, Event, Job, StatusChange
 from apps.jobs.states import EndReason, State
+from servers.names import attempt_name
 from trainer.contract.exits import ADVICE, FailureReason
 from trainer.contract.messages import Answer, Command
 
@@ -378,7 +379,7 @@ def test_late_messages_of_an_ended_job_are_kept_and_do_not_bring_it_back(
 def second(launched: Job, say: Say, event: MakeEvent, trainer_user: AbstractUser, fake_executor: FakeExecutor) -> Job:
     """A job at its second attempt."""
     say(launched, event(1, "started"), event(2, "failed"))
-    fake_executor.finish(f"fake/job-{launched.pk}-attempt-1", 72)
+    fake_executor.finish(f"fake/{attempt_name(launched)}", 72)
     reconciliation.reconcile()
     launched.refresh_from_db()
     services.retry(launched, by=trainer_user)

@@ -19,6 +19,7 @@ from apps.jobs.models import Attempt, Job, StatusChange
 from apps.jobs.reconciliation import reconcile
 from apps.jobs.states import EndReason, State
 from config.celery import app as celery
+from servers.names import attempt_name
 from trainer.contract.exits import ADVICE, EXIT_CODE, ExitCode, FailureReason
 from trainer.contract.messages import Epoch, Finished, Started
 from trainer.spool import Spool
@@ -28,7 +29,7 @@ AttemptOf = Callable[[Job], Attempt]
 
 
 def reference(job: Job) -> str:
-    return f"fake/job-{job.pk}-attempt-{job.attempt_number}"
+    return f"fake/{attempt_name(job, job.attempt_number)}"
 
 
 def ago(**time: float) -> datetime:
@@ -345,7 +346,7 @@ def test_a_trainer_that_was_started_and_not_noted_is_adopted(
     assert attempt_of(claimed).reference == ""  # whoever claimed it may still be launching
     Attempt.objects.update(created_at=ago(seconds=16))
     reconcile()
-    assert attempt_of(claimed).reference == f"fake/job-{claimed.pk}-attempt-1"
+    assert attempt_of(claimed).reference == f"fake/{attempt_name(claimed)}"
     assert len(fake_executor.launches) == 1
     assert claimed.state == State.LAUNCHING
 
@@ -357,7 +358,7 @@ def test_an_attempt_that_was_claimed_and_never_launched_is_launched(
     fake_executor.launches.clear()
     Attempt.objects.update(created_at=ago(seconds=16))
     reconcile()
-    assert [spec.name for spec in fake_executor.launches] == [f"job-{claimed.pk}-attempt-1"]
+    assert [spec.name for spec in fake_executor.launches] == [attempt_name(claimed)]
     assert attempt_of(claimed).reference
 
 
@@ -402,7 +403,7 @@ def test_a_trainer_that_ran_and_finished_before_it_was_noted_is_buried(
     claimed: Job, fake_executor: FakeExecutor, attempt_of: AttemptOf, say: Any, event: Any
 ) -> None:
     say(claimed, event(1, "started"), event(2, "finished"))
-    fake_executor.finish(f"fake/job-{claimed.pk}-attempt-1", 0)
+    fake_executor.finish(f"fake/{attempt_name(claimed)}", 0)
     Attempt.objects.update(created_at=ago(seconds=16))
     for _ in range(2):
         reconcile()
@@ -457,7 +458,7 @@ def test_an_attempt_that_cannot_be_seen_to_does_not_keep_the_others_from_it(
     good.refresh_from_db()
     bad.refresh_from_db()
     assert (bad.state, good.state) == (State.LAUNCHING, State.FAILED)
-    assert f"job-{bad.pk}-attempt-1 could not be" in caplog.text
+    assert f"{attempt_name(bad)} could not be" in caplog.text
 
 
 def test_a_state_that_the_trainer_changed_meanwhile_is_not_overwritten(
@@ -528,3 +529,30 @@ def test_a_spool_that_cannot_be_read_does_not_keep_the_attempt_from_its_end(
     reconcile()
     launched.refresh_from_db()
     assert (launched.state, launched.end_reason) == (State.FAILED, EndReason.CRASHED)
+
+
+def test_a_lost_job_that_somebody_gives_up_frees_its_slot(
+    launched: Job, fake_executor: FakeExecutor, trainer_user: AbstractUser
+) -> None:
+    attempt = launched.current_attempt
+    assert attempt is not None
+    fake_executor.attempts.clear()  # the executor never heard of it: its folder is gone, or the executor was changed
+    services.cancel(launched, by=trainer_user)
+    reconcile()
+    launched.refresh_from_db()
+    assert launched.state == State.CANCELLING
+    long_ago = timezone.now() - timedelta(minutes=5)
+    Attempt.objects.filter(pk=attempt.pk).update(
+        created_at=long_ago, last_message_at=long_ago, stop_requested_at=long_ago
+    )
+    reconcile()
+    launched.refresh_from_db()
+    attempt.refresh_from_db()
+    assert launched.state == State.CANCELLED
+    assert attempt.ended_at is not None
+    assert "given up" in attempt.evidence
+
+
+def test_attempts_of_two_databases_never_share_a_name(make_job: Callable[..., Job]) -> None:
+    job = make_job()
+    assert Attempt(job=job, number=1).name != Attempt(job=job, number=1).name

@@ -15,6 +15,7 @@ from apps.jobs import reconciliation, scheduling, services
 from apps.jobs.models import Attempt, Job, StatusChange
 from apps.jobs.states import EndReason, State
 from apps.jobs.tokens import bearer_of
+from servers.names import attempt_name
 from trainer.contract.variables import SECRET_NAMES, parse
 
 MakeJob = Callable[..., Job]
@@ -36,7 +37,7 @@ def test_a_job_is_launched_on_a_slot_with_its_own_environment(make_job: MakeJob,
     assert scheduling.dispatch() == 1
     (spec,) = fake_executor.launches
     attempt = Attempt.objects.get()
-    assert spec.name == attempt.name == f"job-{job.pk}-attempt-1"
+    assert spec.name == attempt.name == attempt_name(job)
     assert spec.devices == ("1",)
     told = parse(spec.environment)
     assert (job.pk, 1, job.project_id) == (told.JOB_ID, told.ATTEMPT, told.PROJECT_ID)
@@ -59,7 +60,7 @@ def test_priority_goes_first_and_then_who_came_first(make_job: MakeJob, fake_exe
     fake_executor.room = [Slot(f"cpu:{n}", (), "cpu") for n in range(5)]
     assert scheduling.dispatch() == 5
     order = [jobs[index] for index in (2, 4, 0, 3, 1)]
-    assert names(fake_executor) == [f"job-{job.pk}-attempt-1" for job in order]
+    assert names(fake_executor) == [attempt_name(job) for job in order]
 
 
 def test_a_job_that_is_queued_again_goes_behind_those_of_its_priority(
@@ -69,7 +70,7 @@ def test_a_job_that_is_queued_again_goes_behind_those_of_its_priority(
     services.cancel(first, by=trainer_user)
     services.retry(first, by=trainer_user)
     scheduling.dispatch()
-    assert names(fake_executor) == [f"job-{second.pk}-attempt-1"]
+    assert names(fake_executor) == [attempt_name(second)]
 
 
 def test_no_more_are_launched_than_there_are_slots_and_the_rest_follows(
@@ -80,7 +81,7 @@ def test_no_more_are_launched_than_there_are_slots_and_the_rest_follows(
     assert scheduling.dispatch() == 2
     assert scheduling.dispatch() == 0
     assert [state_of(job) for job in jobs] == [State.LAUNCHING, State.LAUNCHING, State.QUEUED]
-    fake_executor.finish(f"fake/job-{jobs[0].pk}-attempt-1", 0)
+    fake_executor.finish(f"fake/{attempt_name(jobs[0])}", 0)
     reconciliation.reconcile()
     assert scheduling.dispatch() == 1
     assert Attempt.objects.get(job=jobs[2]).slot == "gpu:0"
@@ -270,20 +271,20 @@ def test_once_the_previous_trainer_is_gone_the_retry_is_launched_as_the_next_att
     exit_code: int | None, retried: Job, fake_executor: FakeExecutor
 ) -> None:
     """The end of the old attempt is no news about the new one."""
-    fake_executor.finish(f"fake/job-{retried.pk}-attempt-1", exit_code)
+    fake_executor.finish(f"fake/{attempt_name(retried)}", exit_code)
     reconciliation.reconcile()
     assert state_of(retried) == State.QUEUED
     assert (retried.end_reason, retried.ended_at) == ("", None)
     assert scheduling.dispatch() == 1
     assert state_of(retried) == State.LAUNCHING
     assert [attempt.number for attempt in retried.attempts.all()] == [2, 1]
-    assert names(fake_executor)[-1] == f"job-{retried.pk}-attempt-2"
+    assert names(fake_executor)[-1] == attempt_name(retried, 2)
 
 
 def test_a_previous_trainer_that_does_not_leave_by_itself_is_made_to(retried: Job, fake_executor: FakeExecutor) -> None:
     """Or the retry would wait for as long as it hangs."""
     reconciliation.reconcile()
-    assert fake_executor.attempts[f"fake/job-{retried.pk}-attempt-1"].stops == [False]
+    assert fake_executor.attempts[f"fake/{attempt_name(retried)}"].stops == [False]
     reconciliation.reconcile()
     assert scheduling.dispatch() == 1
     assert state_of(retried) == State.LAUNCHING

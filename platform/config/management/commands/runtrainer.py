@@ -5,6 +5,7 @@ import json
 import shlex
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractUser
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -99,8 +100,11 @@ class Command(BaseCommand):
         except local_services.ServicesError as error:
             raise CommandError(str(error)) from error
         except KeyboardInterrupt:
+            job.refresh_from_db()
             raise CommandError(
-                f"Job {job.pk} goes on; see it again with: manage.py runtrainer {job.pk} --follow", returncode=130
+                f"Job {job.pk} stays {job.get_state_display().lower()}; a trainer that runs goes on by itself. "
+                f"See it again with: manage.py runtrainer {job.pk} --follow",
+                returncode=130,
             ) from None
         following.report(job, console)
         if job.state != State.SUCCEEDED:
@@ -120,6 +124,10 @@ class Command(BaseCommand):
             environment = environment.model_copy(update={**left_out, "ARTIFACT_PREFIX": f"by-hand/job-{job.pk}"})
         for name, value in (environment.to_environ() if show_secrets else environment.masked()).items():
             self.stdout.write(f"{name}={shlex.quote(value)}")
+        attempt = job.current_attempt
+        if attempt is not None and settings.EXECUTOR == "subprocess":
+            # Not the contract's but the executor's: the GPUs leased to the attempt, none for the CPU.
+            self.stdout.write(f"CUDA_VISIBLE_DEVICES={shlex.quote(','.join(attempt.devices))}")
 
 
 def _json(text: str) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def make_version() -> MakeVersion:
             "size": 4096,
             "class_names": ["box", "can"],
             "images": {"train": 8, "val": 2},
-            "boxes": {"train": 24, "val": 6},
+            "instances": {"train": 24, "val": 6},
         }
         return DatasetVersion.objects.create(dataset=dataset, number=number, **{**described, **fields})
 

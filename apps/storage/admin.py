@@ -24,7 +24,7 @@ class VersionInline(TabularInline):
     fields = readonly_fields = (
         "version",
         "image_counts",
-        "box_counts",
+        "instance_counts",
         "class_list",
         "archive",
         "created_at",
@@ -54,9 +54,9 @@ class VersionInline(TabularInline):
     def image_counts(self, version: DatasetVersion) -> str:
         return by_split(version.images)
 
-    @admin.display(description=_("boxes"))
-    def box_counts(self, version: DatasetVersion) -> str:
-        return by_split(version.boxes)
+    @admin.display(description=_("instances"))
+    def instance_counts(self, version: DatasetVersion) -> str:
+        return by_split(version.instances)
 
     @admin.display(description=_("classes"))
     def class_list(self, version: DatasetVersion) -> str:

@@ -1,4 +1,4 @@
-"""Datasets and their immutable versions."""
+"""Datasets, how their data comes in, and their immutable versions."""
 
 import uuid
 from typing import Any
@@ -17,6 +17,9 @@ TASK_CHOICES = [
     (TaskType.ORIENTED_DETECTION.value, _("Oriented detection")),
     (TaskType.IMAGE_CLASSIFICATION.value, _("Image classification")),
 ]
+
+SEVERITY_CHOICES = [("error", _("Error")), ("warning", _("Warning"))]
+FINDINGS_KEPT = 5_000
 
 
 class Dataset(models.Model):
@@ -39,7 +42,8 @@ class Dataset(models.Model):
 
     @property
     def latest(self) -> "DatasetVersion | None":
-        return self.versions.order_by("-number").first()
+        """The newest version that may be trained on."""
+        return self.versions.filter(errors=0).order_by("-number").first()
 
 
 class ImmutableError(Exception):
@@ -47,15 +51,23 @@ class ImmutableError(Exception):
 
 
 class DatasetVersion(models.Model):
-    """One frozen state of a dataset: an archive in the store, known by its SHA-256."""
+    """One frozen state of a dataset, known by the SHA-256 of what it holds (`trainer.dataset.manifest`).
+
+    One with errors can be looked at and not be trained on.
+    """
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="versions", verbose_name=_("dataset"))
     number = models.PositiveIntegerField(_("version"))
     sha256 = models.CharField(_("SHA-256"), max_length=64)
-    size = models.BigIntegerField(_("size"), help_text=_("Bytes of the archive"))
+    size = models.BigIntegerField(_("size"), help_text=_("Bytes of all pictures and labels"))
+    files = models.PositiveIntegerField(_("files"), default=0)
     class_names = models.JSONField(_("classes"), default=list)
+    keypoints = models.JSONField(_("keypoints"), null=True, blank=True)
     images = models.JSONField(_("images"), default=dict, help_text=_("Images in each split"))
-    boxes = models.JSONField(_("boxes"), default=dict, help_text=_("Labelled objects in each split"))
+    instances = models.JSONField(_("instances"), default=dict, help_text=_("Labelled objects in each split"))
+    statistics = models.JSONField(_("statistics"), default=dict, blank=True)
+    errors = models.PositiveIntegerField(_("errors"), default=0)
+    warnings = models.PositiveIntegerField(_("warnings"), default=0)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, verbose_name=_("created by")
@@ -70,7 +82,188 @@ class DatasetVersion(models.Model):
     def __str__(self) -> str:
         return f"{self.dataset.name} v{self.number}"
 
+    @property
+    def trainable(self) -> bool:
+        return self.errors == 0
+
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self._state.adding:
             raise ImmutableError(f"{self} is frozen; import the data again to make a new version.")
         super().save(*args, **kwargs)
+
+
+class Shard(models.Model):
+    """A tar of pictures and labels in the store, shared by the versions of its dataset."""
+
+    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="shards", verbose_name=_("dataset"))
+    key = models.CharField(_("key"), max_length=500, unique=True)
+    sha256 = models.CharField(_("SHA-256"), max_length=64)
+    size = models.BigIntegerField(_("size"))
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("shard")
+        verbose_name_plural = _("shards")
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class StoredFile(models.Model):
+    """The bytes of a picture or a label within a shard. A dataset stores the same bytes once."""
+
+    shard = models.ForeignKey(Shard, models.CASCADE, related_name="files", verbose_name=_("shard"))
+    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="+", verbose_name=_("dataset"))
+    sha256 = models.CharField(_("SHA-256"), max_length=64)
+    offset = models.BigIntegerField(_("offset"))
+    size = models.BigIntegerField(_("size"))
+
+    class Meta:
+        verbose_name = _("stored file")
+        verbose_name_plural = _("stored files")
+        constraints = [models.UniqueConstraint(fields=["dataset", "sha256"], name="file_stored_once_in_dataset")]
+
+    def __str__(self) -> str:
+        return self.sha256
+
+
+class DatasetImage(models.Model):
+    """A picture of a version, with what its check learnt. Rows of a version are made in the order of their paths."""
+
+    version = models.ForeignKey(
+        DatasetVersion, models.CASCADE, related_name="dataset_images", verbose_name=_("dataset version")
+    )
+    path = models.CharField(_("path"), max_length=1000)
+    split = models.CharField(_("split"), max_length=8)
+    file = models.ForeignKey(StoredFile, models.PROTECT, related_name="+", verbose_name=_("picture"))
+    label = models.ForeignKey(
+        StoredFile, models.PROTECT, related_name="+", null=True, blank=True, verbose_name=_("label")
+    )
+    width = models.PositiveIntegerField(_("width"), default=0)
+    height = models.PositiveIntegerField(_("height"), default=0)
+    instances = models.PositiveIntegerField(_("instances"), default=0)
+
+    class Meta:
+        ordering = ["id"]
+        verbose_name = _("image")
+        verbose_name_plural = _("images")
+        indexes = [models.Index(fields=["version", "split", "id"], name="image_split")]
+        constraints = [models.UniqueConstraint(fields=["version", "path"], name="image_once_in_version")]
+
+    def __str__(self) -> str:
+        return self.path
+
+
+class ImageClass(models.Model):
+    """A class that occurs in a picture, so that the gallery can be filtered by it."""
+
+    image = models.ForeignKey(DatasetImage, models.CASCADE, related_name="classes", verbose_name=_("image"))
+    version = models.ForeignKey(DatasetVersion, models.CASCADE, related_name="+", verbose_name=_("dataset version"))
+    class_id = models.PositiveIntegerField(_("class"))
+
+    class Meta:
+        verbose_name = _("class in an image")
+        verbose_name_plural = _("classes in images")
+        indexes = [models.Index(fields=["version", "class_id", "image"], name="image_class")]
+
+    def __str__(self) -> str:
+        return f"{self.image_id}: {self.class_id}"
+
+
+class DatasetFinding(models.Model):
+    """Something that the check of a version found; of one kind, the first FINDINGS_KEPT are kept."""
+
+    version = models.ForeignKey(
+        DatasetVersion, models.CASCADE, related_name="findings", verbose_name=_("dataset version")
+    )
+    image = models.ForeignKey(
+        DatasetImage, models.CASCADE, related_name="findings", null=True, blank=True, verbose_name=_("image")
+    )
+    severity = models.CharField(_("severity"), max_length=8, choices=SEVERITY_CHOICES)
+    code = models.CharField(_("kind"), max_length=40)
+    message = models.TextField(_("message"))
+    path = models.CharField(_("path"), max_length=1000, blank=True)
+    line = models.PositiveIntegerField(_("line"), null=True, blank=True)
+
+    class Meta:
+        ordering = ["id"]
+        verbose_name = _("finding")
+        verbose_name_plural = _("findings")
+        indexes = [models.Index(fields=["version", "code", "image"], name="finding_code")]
+
+    def __str__(self) -> str:
+        return f"{self.severity} {self.code}: {self.path}"
+
+
+class FindingCount(models.Model):
+    """How many findings of one kind a version has, those that were not kept included."""
+
+    version = models.ForeignKey(
+        DatasetVersion, models.CASCADE, related_name="finding_counts", verbose_name=_("dataset version")
+    )
+    severity = models.CharField(_("severity"), max_length=8, choices=SEVERITY_CHOICES)
+    code = models.CharField(_("kind"), max_length=40)
+    number = models.PositiveIntegerField(_("number"))
+
+    class Meta:
+        ordering = ["severity", "-number", "code"]  # "error" comes before "warning"
+        verbose_name = _("number of findings")
+        verbose_name_plural = _("numbers of findings")
+        constraints = [
+            models.UniqueConstraint(fields=["version", "severity", "code"], name="one_count_per_kind_of_finding")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.severity} {self.code}: {self.number}"
+
+
+class ImportState(models.TextChoices):
+    """uploading → queued → running → succeeded | failed; any of the first three → cancelled."""
+
+    UPLOADING = "uploading", _("Uploading")
+    QUEUED = "queued", _("Queued")
+    RUNNING = "running", _("Running")
+    SUCCEEDED = "succeeded", _("Succeeded")
+    FAILED = "failed", _("Failed")
+    CANCELLED = "cancelled", _("Cancelled")
+
+
+class DatasetImport(models.Model):
+    """Data on its way into a dataset: an upload, then unpacking, conversion, checking and packing on a worker."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="imports", verbose_name=_("dataset"))
+    version = models.ForeignKey(
+        DatasetVersion, models.SET_NULL, null=True, blank=True, related_name="imports", verbose_name=_("version")
+    )
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, verbose_name=_("created by")
+    )
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    source = models.CharField(_("source"), max_length=1000, help_text=_("File name, folder or address it came from"))
+    size = models.BigIntegerField(_("size"), null=True, blank=True, help_text=_("Bytes of the upload"))
+    options = models.JSONField(_("options"), default=dict, blank=True)
+
+    # An upload: where in the store it lies, and the store's name for it while it is not complete.
+    upload_key = models.CharField(max_length=500, blank=True, editable=False)
+    upload_id = models.CharField(max_length=500, blank=True, editable=False)
+    part_size = models.BigIntegerField(null=True, editable=False)
+
+    state = models.CharField(_("state"), max_length=16, choices=ImportState.choices, default=ImportState.QUEUED)
+    phase = models.CharField(_("phase"), max_length=32, blank=True)
+    done = models.BigIntegerField(_("done"), default=0)
+    total = models.BigIntegerField(_("of"), default=0)
+    format = models.CharField(_("format"), max_length=32, blank=True)
+    message = models.TextField(_("what happened"), blank=True)
+    tries = models.PositiveIntegerField(_("tries"), default=0)
+    seen_at = models.DateTimeField(_("last sign of life"), null=True, blank=True)
+    ended_at = models.DateTimeField(_("ended"), null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name = _("import")
+        verbose_name_plural = _("imports")
+        indexes = [models.Index(fields=["state", "created_at"], name="import_state")]
+
+    def __str__(self) -> str:
+        return self.source

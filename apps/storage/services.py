@@ -11,7 +11,6 @@ from apps.storage.errors import NotADatasetError
 from apps.storage.models import Dataset, DatasetVersion
 from apps.storage.stores import get_store
 from trainer.contract.tasks import TaskType
-from trainer.dataset import archive_key, pack, validate
 from trainer.store import StoreError
 
 
@@ -53,7 +52,7 @@ def import_folder(
         size=packed.size,
         class_names=report.class_names,
         images=report.images,
-        boxes=report.boxes,
+        instances=report.instances,
         created_by_id=by.pk if by else None,
     )
     return _number_and_save(version)

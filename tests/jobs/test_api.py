@@ -179,7 +179,7 @@ class TestProjectsAndDatasets:
         assert newest["sha256"] == f"{2:064x}"
         assert newest["class_names"] == ["box", "can"]
         assert newest["images"] == {"train": 8, "val": 2}
-        assert newest["boxes"] == {"train": 24, "val": 6}
+        assert newest["instances"] == {"train": 24, "val": 6}
 
     def test_a_stranger_finds_no_dataset(self, dataset: Dataset, stranger: AbstractUser) -> None:
         assert names(api(stranger).get(f"{V1}/datasets")) == []

@@ -24,13 +24,13 @@ class DatasetVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
         child=serializers.CharField(), read_only=True, help_text="Name of each class, by its number."
     )
     images = serializers.DictField(child=serializers.IntegerField(), read_only=True, help_text="Images in each split.")
-    boxes = serializers.DictField(
+    instances = serializers.DictField(
         child=serializers.IntegerField(), read_only=True, help_text="Labelled objects in each split."
     )
 
     class Meta:
         model = DatasetVersion
-        fields = ["number", "sha256", "size", "class_names", "images", "boxes", "created_at"]
+        fields = ["number", "sha256", "size", "class_names", "images", "instances", "created_at"]
         read_only_fields = fields
 
 

@@ -44,7 +44,7 @@ class Command(BaseCommand):
         project, _ = Project.objects.get_or_create(name=PROJECT)
         version = self._dataset(project, user)
         splits = ", ".join(
-            f"{count} {split} images with {version.boxes[split]} boxes" for split, count in version.images.items()
+            f"{count} {split} images with {version.instances[split]} boxes" for split, count in version.images.items()
         )
         console.print(f"Dataset {version}: {splits}.", highlight=False)
         try:

@@ -1,0 +1,1 @@
+"""Fetching a dataset version into this machine's cache."""

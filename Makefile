@@ -8,14 +8,15 @@ PY := $(VENV)/bin/python
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 LOCK := locks/dev.lock
 
-.PHONY: demo serve test lint bench setup locks docs clean help
+.PHONY: demo serve test lint bench bench-training bench-fetching bench-transfer bench-validation setup locks docs clean help
 
 help:
 	@echo "make demo    set up, train a small real model through the whole platform, show the results"
 	@echo "make serve   web, worker, scheduler and MLflow on this machine (PORT=8000)"
 	@echo "make test    the tests (ARGS='-k callback' for some of them)"
 	@echo "make lint    ruff, mypy --strict, migrations, system checks"
-	@echo "make bench   what the platform costs over plain 'yolo train' (EPOCHS=12 PAIRS=3)"
+	@echo "make bench   training against plain 'yolo train', the data path against boto3 and others (EPOCHS=12 PAIRS=3);"
+	@echo "             one of them: make bench-training, bench-fetching, bench-transfer, bench-validation"
 	@echo "make locks   resolve the dependencies anew    make docs   write the generated pages"
 
 demo: setup
@@ -35,8 +36,13 @@ lint: setup
 	$(PY) manage.py check
 	$(PY) manage.py writedocs --check
 
-bench: setup
+bench: bench-training bench-fetching bench-transfer bench-validation
+
+bench-training: setup
 	$(PY) benchmarks/overhead.py $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(PAIRS),--pairs $(PAIRS)) $(ARGS)
+
+bench-fetching bench-transfer bench-validation: bench-%: setup
+	$(PY) benchmarks/$*.py $(ARGS)
 
 docs: setup
 	$(PY) manage.py writedocs

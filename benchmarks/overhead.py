@@ -145,12 +145,14 @@ class Bench:
             "from trainer.contract.variables import TrainerEnvironment;"
             "home, folder, values = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]);"
             "yolo.quieten(home / 'config'); yolo.load();"
-            "from trainer.dataset import write_ultralytics_yaml;"
-            "data = write_ultralytics_yaml(folder, home / 'data.yaml');"
+            "from trainer.dataset.layout import Description, write_ultralytics_data;"
+            "told = Description(values['TASK_TYPE'], tuple(json.loads(sys.argv[4])));"
+            "data = write_ultralytics_data(folder, told, home / 'data.yaml');"
             "print('ARGUMENTS', json.dumps(yolo.arguments("
             "TrainerEnvironment.model_validate(values), data, None, home / 'run')))"
         )
         command = [sys.executable, "-c", script, str(home), str(self.folder), json.dumps(job)]
+        command.append(json.dumps(self.version.class_names))
         output = subprocess.run(
             command, env=environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
         )

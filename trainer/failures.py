@@ -4,7 +4,7 @@ import errno
 from contextlib import suppress
 
 from trainer.contract.exits import FailureReason
-from trainer.dataset import DatasetError
+from trainer.dataset.errors import CacheError, CacheFullError, DatasetError
 from trainer.store import BucketMissingError, ObjectMissingError, StoreDeniedError, StoreError, StoreFullError
 
 
@@ -44,6 +44,8 @@ def classify(error: BaseException) -> FailureReason:
 
 
 _BY_TYPE: tuple[tuple[type[BaseException], FailureReason], ...] = (
+    (CacheFullError, FailureReason.DISK_FULL),
+    (CacheError, FailureReason.BAD_CONFIGURATION),
     (DatasetError, FailureReason.BAD_DATA),
     (ObjectMissingError, FailureReason.BAD_DATA),
     (BucketMissingError, FailureReason.STORE_DENIED),

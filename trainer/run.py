@@ -21,7 +21,8 @@ from trainer.contract.messages import (
     Started,
 )
 from trainer.contract.variables import InvalidEnvironmentError, TrainerEnvironment, parse
-from trainer.dataset import archive_key, fetch, write_ultralytics_yaml
+from trainer.dataset.fetching import fetch
+from trainer.dataset.layout import write_ultralytics_data
 from trainer.failures import classify
 from trainer.reporting import Reporter
 from trainer.spool import MESSAGES
@@ -97,34 +98,50 @@ def _train(settings: TrainerEnvironment, work: Path, reporter: Reporter, tracker
 
     reporter.progress(Progress(phase=Phase.DOWNLOADING))
     store = open_store(settings.store_settings())
-    data = fetch(
+    dataset = fetch(  # open, and so kept in the cache, until the process ends
         store,
-        archive_key(str(settings.DATASET_ID), settings.DATASET_SHA256),
+        str(settings.DATASET_ID),
         settings.DATASET_SHA256,
         settings.CACHE_DIR or work / "cache",
-        progress=lambda done, total: _downloading(reporter, stop, done, total),
+        max_bytes=int(settings.CACHE_MAX_GB * 1e9),
+        task_type=settings.TASK_TYPE,
+        progress=lambda done, total: _downloading(reporter, done, total),
+        check=stop.check,
     )
-    data_yaml = write_ultralytics_yaml(data, work / "data.yaml")
+    data = write_ultralytics_data(dataset.folder, dataset.header.description, work / "data.yaml")
     weights = find_weights(settings, store, work / "weights")
     stop.check()
 
     reporter.progress(Progress(phase=Phase.BUILDING, epochs=settings.EPOCHS))
-    args = yolo.arguments(settings, data_yaml, weights, work / "run")
+    args = yolo.arguments(settings, data, weights, work / "run")
     logger.info("Training with %s, learning rate %s.", args["optimizer"], args["lr0"])
     tracker.params({**args, "dataset": settings.DATASET_ID, "dataset_version": settings.DATASET_VERSION})
-    uploader = Uploader(store, settings.artifact_prefix, reporter, work / "uploading")
+    uploader = Uploader(
+        store,
+        settings.artifact_prefix,
+        reporter,
+        work / "uploading",
+        epochs=settings.CHECKPOINT_EVERY,
+        check=stop.check,
+    )
     listener = _Everyone(reporter, tracker, uploader)
     try:
         outcome = yolo.train(args, listener, stop)
     except StopTrainingError:
-        uploader.wait()
+        uploader.close()
         _keep_checkpoints(work / "run", uploader, listener.last_epoch)
+        uploader.put_waiting()
+        raise
+    except Exception:
+        uploader.close()
+        uploader.rescue_waiting()
         raise
 
     reporter.progress(Progress(phase=Phase.UPLOADING, epoch=outcome.epochs, epochs=settings.EPOCHS, fraction=1))
-    uploader.wait()
+    uploader.close()
     for name, address in _keep_checkpoints(outcome.folder, uploader, outcome.epochs).items():
         tracker.tag(f"artifact.{name}", address)
+    uploader.put_waiting()
     _keep_results(outcome.folder, uploader)
     note = "" if weights else "Started from random weights."
     if outcome.epochs < settings.EPOCHS:
@@ -174,8 +191,7 @@ def _keep_results(folder: Path, uploader: Uploader) -> None:
             uploader.put(path, ArtifactKind.RESULTS)
 
 
-def _downloading(reporter: Reporter, stop: Stop, done: int, total: int) -> None:
-    stop.check()
+def _downloading(reporter: Reporter, done: int, total: int) -> None:
     note = f"{done / 1e6:.0f} of {total / 1e6:.0f} MB"
     reporter.progress(Progress(phase=Phase.DOWNLOADING, note=note))
 

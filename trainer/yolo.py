@@ -86,8 +86,11 @@ def device_name() -> str:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
 
 
-def arguments(settings: TrainerEnvironment, data: Path, weights: Path | None, folder: Path) -> dict[str, Any]:
-    """The arguments of `yolo train` that this environment means. Paths are absolute."""
+def arguments(settings: TrainerEnvironment, data: str, weights: Path | None, folder: Path) -> dict[str, Any]:
+    """The arguments of `yolo train` that this environment means. Paths are absolute.
+
+    `data` is what ultralytics calls by that name: a yaml file, or a folder with `train` and `val` for classification.
+    """
     import torch
 
     chosen = dict(settings.HYPERPARAMETERS)
@@ -97,7 +100,7 @@ def arguments(settings: TrainerEnvironment, data: Path, weights: Path | None, fo
     return {
         "task": ULTRALYTICS_TASK[TaskType(settings.TASK_TYPE)],
         "model": f"{settings.MODEL_NAME}.yaml",
-        "data": str(data.resolve()),
+        "data": str(Path(data).resolve()),
         "epochs": settings.EPOCHS,
         "batch": settings.BATCH_SIZE,
         "imgsz": settings.IMAGE_SIZE,
@@ -120,10 +123,7 @@ def train(args: Mapping[str, Any], listener: Listener, stop: Stop) -> Outcome:
         StopTrainingError: a stop was asked for; the files of the last whole epoch lie in the run's folder.
         DivergedError: the loss is no longer finite.
     """
-    from ultralytics.models.yolo.detect import DetectionTrainer
-
-    trainers = {"detect": DetectionTrainer}
-    trainer = trainers[args["task"]](overrides=dict(args))
+    trainer = _trainer_class(args["task"])(overrides=dict(args))
     listening = _Listening(listener, stop)
     for event in ("on_train_start", "on_train_epoch_start", "on_train_batch_end", "on_train_epoch_end"):
         trainer.add_callback(event, getattr(listening, event))
@@ -132,6 +132,19 @@ def train(args: Mapping[str, Any], listener: Listener, stop: Stop) -> Outcome:
     trainer.add_callback("on_fit_epoch_end", listening.on_fit_epoch_end)
     trainer.train()
     return Outcome(Path(trainer.save_dir), listening.finished, _numbers(trainer.metrics))
+
+
+def _trainer_class(task: str) -> Any:
+    """ultralytics' trainer of the task."""
+    from ultralytics.models.yolo import classify, detect, obb, pose, segment
+
+    return {
+        "detect": detect.DetectionTrainer,
+        "segment": segment.SegmentationTrainer,
+        "pose": pose.PoseTrainer,
+        "obb": obb.OBBTrainer,
+        "classify": classify.ClassificationTrainer,
+    }[task]
 
 
 class _Listening:

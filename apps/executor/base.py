@@ -147,6 +147,10 @@ class Executor(ABC):
         """
         return None
 
+    def working_size(self, reference: str) -> int:
+        """The bytes that `cleanup` would free, 0 where that cannot be told or there is no such attempt."""
+        return 0
+
     @abstractmethod
     def slots(self) -> list[Slot]:
         """All the room there is, leased or not: the platform counts the leases."""

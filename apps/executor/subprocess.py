@@ -117,6 +117,16 @@ class SubprocessExecutor(Executor):
         spool = self._folder(reference) / records.WORK / MESSAGES
         return spool if spool.is_file() else None
 
+    def working_size(self, reference: str) -> int:
+        if not is_valid_name(reference):
+            return 0
+        size = 0
+        for folder, _folders, names in os.walk(self.root / reference / records.WORK):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # just deleted
+                    size += os.lstat(os.path.join(folder, name)).st_size
+        return size
+
     def slots(self) -> list[Slot]:
         if self._devices is None:
             self._devices = detect_devices()

@@ -30,6 +30,7 @@ def build_environment(job: Job, attempt: int, platform_url: str = "") -> Trainer
         "DATASET_SHA256": version.sha256,
         "ARTIFACT_PREFIX": artifact_prefix(job.project_id, job.pk, attempt),
         "CACHE_DIR": settings.CACHE_DIR,
+        "CACHE_MAX_GB": settings.CACHE_MAX_GB,
         "WEIGHTS_DIR": settings.WEIGHTS_DIR,
         "LINGER_SECONDS": settings.LINGER_SECONDS,
         "LOG_FORMAT": "json",
@@ -48,6 +49,7 @@ def _training(job: Job) -> dict[str, object]:
         "SEED": job.seed,
         "PRETRAINED": job.pretrained,
         "WEIGHTS": job.weights,
+        "CHECKPOINT_EVERY": job.checkpoint_every,
         "HYPERPARAMETERS": job.hyperparameters,
     }
 

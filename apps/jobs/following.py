@@ -14,8 +14,8 @@ from apps.jobs.models import Attempt, Job
 from apps.jobs.states import State
 from apps.jobs.tracking import run_url
 from apps.storage.stores import get_store
+from trainer.contract.tasks import MAIN_METRICS, TaskType
 
-SHOWN_METRICS = {"metrics/mAP50(B)": "mAP50", "metrics/mAP50-95(B)": "mAP50-95"}
 _STYLE = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.LOST: "red"}
 
 
@@ -50,7 +50,7 @@ def _follow_in_lines(job_id: int, console: Console) -> Job:
 
 
 def progress_line(job: Job) -> Text:
-    """State, epoch, share done, ETA, losses, mAP: `running · epoch 7/12 · 58 % · ETA 0:42 · box 1.2 · mAP50 0.71`."""
+    """State, epoch, share, ETA, losses, scores: `running · epoch 7/12 · 58 % · ETA 0:42 · box 1.2 · mAP50 0.71`."""
     parts = [f"{_('job')} {job.pk}", job.get_state_display().lower()]
     if job.state == State.QUEUED and job.pending_reason:
         parts.append(job.pending_reason)
@@ -63,11 +63,7 @@ def progress_line(job: Job) -> Text:
         minutes, seconds = divmod(int(job.eta.total_seconds()), 60)
         parts.append(f"ETA {minutes}:{seconds:02d}")
     parts += [f"{name.removesuffix('_loss')} {value:.2f}" for name, value in job.losses.items() if value is not None]
-    parts += [
-        f"{label} {job.best_metrics[name]:.3f}"
-        for name, label in SHOWN_METRICS.items()
-        if job.best_metrics.get(name) is not None
-    ]
+    parts += [f"{label} {value:.3f}" for label, value in job.best_scores if value is not None]
     return Text(" · ".join(parts), style=_STYLE.get(State(job.state), ""))
 
 
@@ -83,15 +79,15 @@ def report(job: Job, console: Console) -> None:
 
 
 def _epochs(attempt: Attempt) -> Table:
-    columns = {"train/box_loss": "box", "train/cls_loss": "cls", "train/dfl_loss": "dfl"} | {
-        "metrics/precision(B)": "precision",
-        "metrics/recall(B)": "recall",
-        **SHOWN_METRICS,
-    }
+    """The training losses, whichever the task has, and the task's main metrics."""
+    rows = list(selectors.epoch_metrics(attempt))
+    losses = dict.fromkeys(name for row in rows for name in row.metrics if name.startswith("train/"))
+    columns = {name: name.removeprefix("train/").removesuffix("_loss") for name in losses}
+    columns |= MAIN_METRICS[TaskType(attempt.job.task_type)]
     table = Table(title=str(attempt.job))
     for title in ("epoch", "seconds", *columns.values()):
         table.add_column(title, justify="right")
-    for row in selectors.epoch_metrics(attempt):
+    for row in rows:
         values = [row.metrics.get(name) for name in columns]
         table.add_row(str(row.epoch), f"{row.seconds:.1f}", *("–" if v is None else f"{v:.3f}" for v in values))
     return table

@@ -1,5 +1,6 @@
 """Taking in what trainers say. Replayed and reordered messages change nothing."""
 
+import logging
 from collections.abc import Callable, Sequence
 from copy import copy
 from datetime import datetime, timedelta
@@ -28,6 +29,10 @@ from trainer.contract.messages import (
     ProgressEvent,
     StartedEvent,
 )
+from trainer.contract.variables import artifact_prefix
+from trainer.store import InvalidKeyError, check_key
+
+logger = logging.getLogger(__name__)
 
 _EVENTS: TypeAdapter[list[AnyEvent]] = TypeAdapter(list[AnyEvent])
 # Whoever expects longer than this expects nothing that can be shown.
@@ -192,8 +197,20 @@ def _best_of(job: Job, epoch: int, metrics: dict[str, float | None]) -> None:
         job.best_fitness, job.best_epoch, job.best_metrics = fitness, epoch, metrics
 
 
+def is_own_key(attempt: Attempt, key: str) -> bool:
+    """Whether `key` lies where the attempt was told to store: downloads and retention act on what is recorded."""
+    try:
+        return check_key(key).startswith(artifact_prefix(attempt.job.project_id, attempt.job_id, attempt.number) + "/")
+    except InvalidKeyError:
+        return False
+
+
 def _artifact(job: Job, attempt: Attempt, event: ArtifactEvent) -> None:
     said = event.data
+    if not is_own_key(attempt, said.key):
+        # Acknowledged all the same, or it would come again and again; the page of the job tells of it too.
+        logger.warning("%s says that it stored %r, which is none of its keys: not recorded.", attempt.name, said.key)
+        return
     row = Artifact.objects.filter(attempt=attempt, name=said.name).first()
     if row is not None and row.seq > event.seq:
         return

@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from apps.jobs.states import ACTIVE, ENDED, EndReason, State
 from apps.projects.models import Project
 from apps.storage.models import TASK_CHOICES, DatasetVersion
+from trainer.contract.tasks import MAIN_METRICS, TaskType
 
 PRETRAINED_CHOICES = [
     ("auto", _("Where they can be had")),
@@ -45,6 +46,7 @@ class Job(models.Model):
     seed = models.PositiveIntegerField(_("seed"), default=0)
     pretrained = models.CharField(_("published weights"), max_length=16, choices=PRETRAINED_CHOICES, default="auto")
     weights = models.CharField(_("weights"), max_length=500, blank=True)
+    checkpoint_every = models.PositiveIntegerField(_("checkpoint every"), default=0)
     hyperparameters = models.JSONField(_("hyper-parameters"), default=dict, blank=True)
 
     priority = models.IntegerField(_("priority"), default=0, help_text=_("Higher goes first."))
@@ -99,6 +101,13 @@ class Job(models.Model):
         return self.attempts.filter(number=self.attempt_number).first()
 
     @property
+    def best_scores(self) -> list[tuple[str, float | None]]:
+        """The main metrics of the job's task in its best epoch, under their short names; empty before there is one."""
+        if not self.best_metrics:
+            return []
+        return [(label, self.best_metrics.get(name)) for name, label in MAIN_METRICS[TaskType(self.task_type)].items()]
+
+    @property
     def ended(self) -> bool:
         return self.state in ENDED
 
@@ -139,6 +148,7 @@ class Attempt(models.Model):
     exit_code = models.IntegerField(_("exit code"), null=True, blank=True)
     signal = models.IntegerField(_("signal"), null=True, blank=True)
     evidence = models.TextField(_("evidence"), blank=True)
+    cleaned_at = models.DateTimeField(_("working files removed"), null=True, blank=True)
 
     acked_seq = models.BigIntegerField(
         _("messages complete up to"), default=0, help_text=_("Every message up to this number has arrived.")
@@ -211,7 +221,11 @@ class EpochMetrics(models.Model):
 
 
 class Artifact(models.Model):
-    """A file of an attempt that lies complete in the store."""
+    """A file of an attempt that lies complete in the store.
+
+    One that retention removes is marked first (`removed_at`), and from then on nobody is shown it. Only then does it
+    go from the store (`deleted_at`). The row stays: a message that comes again must not bring it back.
+    """
 
     attempt = models.ForeignKey(Attempt, models.CASCADE, related_name="artifacts", verbose_name=_("attempt"))
     kind = models.CharField(_("kind"), max_length=16)
@@ -222,12 +236,16 @@ class Artifact(models.Model):
     epoch = models.PositiveIntegerField(_("epoch"), null=True, blank=True)
     seq = models.BigIntegerField(editable=False)
     stored_at = models.DateTimeField(_("stored"))
+    removed_at = models.DateTimeField(_("removed"), null=True, blank=True, editable=False)
+    deleted_at = models.DateTimeField(_("deleted from the store"), null=True, blank=True, editable=False)
 
     class Meta:
         ordering = ["kind", "name"]
         verbose_name = _("artifact")
         verbose_name_plural = _("artifacts")
         constraints = [models.UniqueConstraint(fields=["attempt", "name"], name="artifact_name_once")]
+        # Whoever starts from a checkpoint names it by its key.
+        indexes = [models.Index(fields=["key"], name="artifact_key")]
 
     def __str__(self) -> str:
         return self.name

@@ -27,7 +27,13 @@ def events(attempt: Attempt, *, after: int = 0) -> QuerySet[Event]:
 
 
 def artifacts(attempt: Attempt) -> QuerySet[Artifact]:
-    return Artifact.objects.filter(attempt=attempt)
+    """What the attempt stored, less what retention has removed."""
+    return Artifact.objects.filter(attempt=attempt, removed_at=None)
+
+
+def artifacts_of(job: Job) -> QuerySet[Artifact]:
+    """As `artifacts`, of all attempts at the job."""
+    return Artifact.objects.filter(attempt__job=job, removed_at=None).select_related("attempt")
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,10 @@ def metric_series(attempt: Attempt) -> list[Series]:
 
 def missing_events(attempt: Attempt) -> int:
     """How many messages between the first and the newest have not arrived."""
-    newest = Event.objects.filter(attempt=attempt).order_by("-seq").values_list("seq", flat=True).first() or 0
-    return newest - Event.objects.filter(attempt=attempt).count()
+    # Counted from where all are known to have arrived: of those before, heartbeats may have been deleted.
+    later = Event.objects.filter(attempt=attempt, seq__gt=attempt.acked_seq)
+    newest = later.order_by("-seq").values_list("seq", flat=True).first()
+    return 0 if newest is None else newest - attempt.acked_seq - later.count()
 
 
 def read_log(attempt: Attempt, *, offset: int = 0, limit: int = 65_536) -> LogChunk:

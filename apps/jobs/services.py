@@ -6,16 +6,18 @@ from django.contrib.auth.models import AbstractUser
 from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 from pydantic import ValidationError
 
 from apps.jobs import tasks, transitions
 from apps.jobs.errors import IllegalMoveError, InvalidJobError, NotAllowedError
-from apps.jobs.models import Job, StatusChange
+from apps.jobs.models import Artifact, Job, StatusChange
 from apps.jobs.states import EndReason, State
 from apps.projects.models import Project
 from apps.projects.rights import Right, may
 from apps.storage.models import Dataset, DatasetVersion
 from trainer.contract.variables import TrainingVariables, in_words
+from trainer.store import InvalidKeyError, check_key
 
 _NAME_LENGTH = 100
 _PRIORITY_LIMIT = 1_000_000
@@ -35,7 +37,7 @@ def submit(
 ) -> Job:
     """Make a job and put it in the queue. `training` holds TRAINING_FIELDS; those left out take their defaults.
 
-    A Dataset is pinned to its newest version now; what is imported later does not change this job.
+    A Dataset is pinned to its newest version without errors now; what is imported later does not change this job.
 
     Raises:
         NotAllowedError: `by` may not train in `project`.
@@ -45,14 +47,15 @@ def submit(
         raise NotAllowedError(_("You may not run jobs in project %(project)s.") % {"project": project})
     problems, chosen = _checked_training(training)
     problems |= _checked_labels(name, priority)
-    if foreign := _foreign_weights(project, str(training.get("weights") or "")):
-        problems.setdefault("weights", []).append(foreign)
+    if unusable := _unusable_weights(project, str(training.get("weights") or "")):
+        problems.setdefault("weights", []).append(unusable)
     version, trouble = _pinned_version(project, dataset, training.get("task_type"))
     if trouble:
         problems.setdefault("dataset", []).append(trouble)
     if problems or version is None:
         raise InvalidJobError(problems)
     with transaction.atomic():
+        _require_weights_are_kept(chosen["weights"])
         job = Job.objects.create(
             project=project,
             dataset_version=version,
@@ -62,6 +65,9 @@ def submit(
             cloned_from=cloned_from,
             **chosen,
         )
+        # Asked once the row is written: from then on, whoever deletes the version finds the job (`versions._hide`).
+        if not DatasetVersion.objects.filter(pk=version.pk).exists():
+            raise InvalidJobError({"dataset": [_("was deleted just now: choose another version")]})
         StatusChange.objects.create(job=job, new=State.QUEUED, actor=by.get_username(), reason="submitted")
         transaction.on_commit(tasks.wake_dispatcher)
     return job
@@ -94,12 +100,14 @@ def retry(job: Job, *, by: AbstractUser) -> Job:
 
     Raises:
         NotAllowedError, IllegalMoveError: no right; the job has not ended, or it succeeded.
+        InvalidJobError: the checkpoint that it starts from has been removed.
     """
     _require(by, job)
     if not job.ended:  # the table has moves back to the queue that are the platform's alone
         state = job.get_state_display().lower()
         raise IllegalMoveError(_("%(job)s is %(state)s and has not ended.") % {"job": job, "state": state})
     with transaction.atomic():
+        _require_weights_are_kept(job.weights)
         moved = transitions.move(
             job,
             State.QUEUED,
@@ -179,13 +187,26 @@ def _checked_labels(name: str, priority: int) -> dict[str, list[str]]:
     return problems
 
 
-def _foreign_weights(project: Project, weights: str) -> str:
+def _unusable_weights(project: Project, weights: str) -> str:
     """A weights file is code that the trainer loads, and may be another project's property: only known places."""
-    own = ("weights/", f"projects/{project.pk}/")
-    if not weights or (weights.startswith(own) and ".." not in weights.split("/")):
+    if not weights:
         return ""
+    own = ("weights/", f"projects/{project.pk}/")
+    try:
+        if check_key(weights).startswith(own):
+            return ""
+    except InvalidKeyError as error:
+        return str(error)
     places = {"first": own[0], "second": own[1]}
     return _("must be a key in the store that begins with %(first)s or %(second)s") % places
+
+
+def _require_weights_are_kept(weights: str) -> None:
+    """Refuse a checkpoint that retention has removed. It takes the same lock: either sees the other's work."""
+    named = Artifact.objects.select_for_update().filter(key=weights) if weights else ()
+    if any(artifact.removed_at for artifact in named):
+        problem = _("has been removed, as the project's rules of retention say: choose another checkpoint")
+        raise InvalidJobError({"weights": [problem]})
 
 
 def _pinned_version(
@@ -200,6 +221,29 @@ def _pinned_version(
             "its": owner.task_type,
             "task": task_type,
         }
-    if version is None:
-        return None, _("has no version yet: import its data first")
+    if version is None or not version.trainable:
+        return None, _why_not_trainable(owner, version)
     return version, ""
+
+
+def _why_not_trainable(dataset: Dataset, version: DatasetVersion | None) -> str:
+    """`version` is the one asked for; None where it was left to the dataset."""
+    bad = version or dataset.versions.order_by("-number").first()
+    if bad is None:
+        return _("has no version yet: import its data first")
+    if version is None:
+        text = ngettext(
+            "has no version that can be trained on: the newest, %(version)s, has %(n)d error; mend it and import again",
+            "has no version that can be trained on: the newest, %(version)s, has %(n)d errors; mend them and import "
+            "again",
+            bad.errors,
+        )
+    else:
+        text = ngettext(
+            "%(version)s has %(n)d error and cannot be trained on: mend it and import again",
+            "%(version)s has %(n)d errors and cannot be trained on: mend them and import again",
+            bad.errors,
+        )
+    told = text % {"version": f"v{bad.number}", "n": bad.errors}
+    other = dataset.latest
+    return _("%(told)s, or choose %(other)s") % {"told": told, "other": f"v{other.number}"} if other else told

@@ -38,6 +38,16 @@ def tidy_broker() -> None:
     broker.forget_delivered_messages()
 
 
+@shared_task(name="jobs.retention", time_limit=3600)
+def retention() -> None:
+    from apps.jobs import retention as rules
+
+    outcome = rules.enforce(rules.plan())
+    logger.info(
+        "Retention: %s removed, %s bytes freed, %s failed.", len(outcome.removed), outcome.freed, len(outcome.failed)
+    )
+
+
 def wake_dispatcher() -> None:
     _send(dispatch.delay)
 

@@ -89,7 +89,20 @@ class ProjectAdmin(RightsAdmin):
     list_display = ("name", "member_count", "dataset_count", "job_count", "created_at")
     search_fields = ("name", "=id", "description")
     search_help_text = _("Search by name, id or description")
-    fields = ("name", "description", "id", "experiment_name")
+    fieldsets = (
+        (None, {"fields": ("name", "description", "id", "experiment_name")}),
+        (
+            _("Retention"),
+            {
+                "fields": ("keep_best", "keep_last", "keep_every", "keep_days"),
+                "description": _(
+                    "Which checkpoints of ended jobs are kept. Others go once a day, those that a waiting or running "
+                    "job starts from excepted; plots and results stay. `manage.py retention --dry-run` lists what "
+                    "would go."
+                ),
+            },
+        ),
+    )
     readonly_fields = ("id", "experiment_name")
     inlines = (MembershipInline,)
     actions = None

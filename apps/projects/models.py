@@ -3,6 +3,8 @@
 import secrets
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
@@ -25,6 +27,30 @@ class Project(models.Model):
         settings.AUTH_USER_MODEL, through="Membership", related_name="projects", verbose_name=_("members")
     )
 
+    # What of its ended jobs' checkpoints is kept; apps.jobs.retention reads these.
+    keep_best = models.BooleanField(
+        _("keep the best"), default=True, help_text=_("The checkpoint of the best epoch of each attempt.")
+    )
+    keep_last = models.BooleanField(
+        _("keep the last"), default=True, help_text=_("The checkpoint of the last epoch of each attempt.")
+    )
+    keep_every = models.PositiveIntegerField(
+        _("keep every"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("Of the periodic checkpoints, those of every so many epochs. Empty keeps all."),
+    )
+    keep_days = models.PositiveIntegerField(
+        _("keep for days"),
+        null=True,
+        blank=True,
+        help_text=_(
+            "So many days after its job ended, an attempt is left with one checkpoint: the best, or the last where "
+            "the best is not kept. Empty keeps the others for ever."
+        ),
+    )
+
     class Meta:
         ordering = ["name"]
         verbose_name = _("project")
@@ -32,6 +58,12 @@ class Project(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        if not (self.keep_best or self.keep_last):
+            raise ValidationError(
+                {"keep_last": _("Keep the best or the last: a training without either leaves nothing to use.")}
+            )
 
     @property
     def experiment_name(self) -> str:

@@ -6,3 +6,6 @@ class StorageConfig(AppConfig):
     name = "apps.storage"
     label = "storage"
     verbose_name = _("Storage")
+
+    def ready(self) -> None:
+        from apps.storage import checks  # noqa: F401 - registers the checks

@@ -30,6 +30,12 @@ class Dataset(models.Model):
     name = models.CharField(_("name"), max_length=100)
     task_type = models.CharField(_("task"), max_length=32, choices=TASK_CHOICES)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    last_number = models.PositiveIntegerField(
+        default=0, editable=False, help_text=_("Of the newest version there ever was: no number means two versions")
+    )
+
+    # Until then, unless it is taken back before, what no version needs is being deleted: no import may begin.
+    sweep_until = models.DateTimeField(null=True, editable=False)
 
     class Meta:
         ordering = ["name"]
@@ -50,10 +56,16 @@ class ImmutableError(Exception):
     """A dataset version was to be changed. Make a new version instead: jobs rely on what this one holds."""
 
 
+class _Complete(models.Manager["DatasetVersion"]):
+    def get_queryset(self) -> models.QuerySet["DatasetVersion"]:
+        return super().get_queryset().filter(complete=True)
+
+
 class DatasetVersion(models.Model):
     """One frozen state of a dataset, known by the SHA-256 of what it holds (`trainer.dataset.manifest`).
 
-    One with errors can be looked at and not be trained on.
+    One with errors can be looked at and not be trained on. A version is `complete` once all its rows are there, and
+    no longer while they are deleted; `objects`, and so `dataset.versions`, know only complete ones.
     """
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="versions", verbose_name=_("dataset"))
@@ -72,24 +84,35 @@ class DatasetVersion(models.Model):
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, verbose_name=_("created by")
     )
+    complete = models.BooleanField(default=True, editable=False)
+    shards: "models.ManyToManyField[Shard, models.Model]" = models.ManyToManyField(
+        "Shard", related_name="versions", editable=False
+    )
+
+    objects = _Complete()
+    everything = models.Manager()  # noqa: DJ012 - a manager, which ruff takes for a field
 
     class Meta:
         ordering = ["-number"]
         verbose_name = _("dataset version")
         verbose_name_plural = _("dataset versions")
-        constraints = [models.UniqueConstraint(fields=["dataset", "number"], name="dataset_version_number_unique")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["dataset", "number"], name="dataset_version_number_unique", condition=models.Q(complete=True)
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.dataset.name} v{self.number}"
-
-    @property
-    def trainable(self) -> bool:
-        return self.errors == 0
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self._state.adding:
             raise ImmutableError(f"{self} is frozen; import the data again to make a new version.")
         super().save(*args, **kwargs)
+
+    @property
+    def trainable(self) -> bool:
+        return self.errors == 0
 
 
 class Shard(models.Model):
@@ -135,9 +158,10 @@ class DatasetImage(models.Model):
     )
     path = models.CharField(_("path"), max_length=1000)
     split = models.CharField(_("split"), max_length=8)
-    file = models.ForeignKey(StoredFile, models.PROTECT, related_name="+", verbose_name=_("picture"))
+    # RESTRICT: a file goes neither alone nor with its shard while it is in a version, but does with its dataset.
+    file = models.ForeignKey(StoredFile, models.RESTRICT, related_name="+", verbose_name=_("picture"))
     label = models.ForeignKey(
-        StoredFile, models.PROTECT, related_name="+", null=True, blank=True, verbose_name=_("label")
+        StoredFile, models.RESTRICT, related_name="+", null=True, blank=True, verbose_name=_("label")
     )
     width = models.PositiveIntegerField(_("width"), default=0)
     height = models.PositiveIntegerField(_("height"), default=0)
@@ -228,6 +252,17 @@ class ImportState(models.TextChoices):
     CANCELLED = "cancelled", _("Cancelled")
 
 
+class Phase(models.TextChoices):
+    """What a running import is doing; `done` and `total` count bytes, files or images in it."""
+
+    FETCHING = "fetching", _("Fetching")
+    UNPACKING = "unpacking", _("Unpacking")
+    CONVERTING = "converting", _("Converting")
+    CHECKING = "checking", _("Checking")
+    STORING = "storing", _("Storing")
+    RECORDING = "recording", _("Recording")
+
+
 class DatasetImport(models.Model):
     """Data on its way into a dataset: an upload, then unpacking, conversion, checking and packing on a worker."""
 
@@ -246,7 +281,7 @@ class DatasetImport(models.Model):
 
     # An upload: where in the store it lies, and the store's name for it while it is not complete.
     upload_key = models.CharField(max_length=500, blank=True, editable=False)
-    upload_id = models.CharField(max_length=500, blank=True, editable=False)
+    upload_id = models.TextField(blank=True, editable=False)
     part_size = models.BigIntegerField(null=True, editable=False)
 
     state = models.CharField(_("state"), max_length=16, choices=ImportState.choices, default=ImportState.QUEUED)
@@ -267,3 +302,7 @@ class DatasetImport(models.Model):
 
     def __str__(self) -> str:
         return self.source
+
+    @property
+    def ended(self) -> bool:
+        return self.state in (ImportState.SUCCEEDED, ImportState.FAILED, ImportState.CANCELLED)

@@ -8,12 +8,18 @@ from django.db.models import Q, QuerySet
 from apps.projects.models import Project
 from apps.projects.rights import Person, projects_of
 from apps.storage.errors import NoSuchDatasetError
-from apps.storage.models import Dataset
+from apps.storage.models import Dataset, DatasetImport
 
 
 def datasets_of(person: Person) -> QuerySet[Dataset]:
     """The datasets that `person` may see."""
     return Dataset.objects.filter(project__in=projects_of(person)).select_related("project")
+
+
+def imports_of(person: Person) -> QuerySet[DatasetImport]:
+    """The imports into datasets that `person` may see."""
+    found = DatasetImport.objects.filter(dataset__project__in=projects_of(person))
+    return found.select_related("dataset__project", "version", "created_by")
 
 
 def find_dataset(project: Project, name_or_id: str) -> Dataset:

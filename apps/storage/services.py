@@ -1,71 +1,103 @@
-"""The verbs on datasets."""
+"""Importing from a folder, an archive or an address, here and now. A worker imports uploads: `imports`."""
 
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from django.contrib.auth.models import AbstractUser
-from django.db import IntegrityError, transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from apps.projects.models import Project
-from apps.storage.errors import NotADatasetError
-from apps.storage.models import Dataset, DatasetVersion
-from apps.storage.stores import get_store
-from trainer.contract.tasks import TaskType
-from trainer.store import StoreError
+from apps.storage.errors import InvalidUploadError, NotADatasetError, WrongStateError
+from apps.storage.imports import claim, import_archive, tidy_up, working
+from apps.storage.models import Dataset, DatasetImport, DatasetVersion
+from apps.storage.options import checked_options
+from apps.storage.pipeline import Outcome, import_contents
+from apps.storage.progress import Tell
+from apps.storage.sources import fetched, shown
+
+_ERRORS_NAMED = 20
 
 
 def import_folder(
     folder: Path, *, project: Project, name: str, task_type: str, by: AbstractUser | None
 ) -> DatasetVersion:
-    """Freeze the dataset in `folder` as the next version of `name` in `project`.
+    """Freeze the dataset in `folder`, of any known format, as the next version of `name` in `project`.
 
     The same content again is the same version: the newest is returned when its SHA-256 is equal.
 
     Raises:
-        NotADatasetError: the folder holds errors, or the name belongs to a dataset for another task.
-        StoreError: the store did not take the archive; nothing was recorded.
+        NotADatasetError: with the first errors, if it has any. Where the folder could be understood, they are found
+            in the version that was made of it, which can be looked at and not be trained on.
+        DatasetError, StoreError, OSError: nothing was recorded.
     """
-    report = validate(folder, TaskType(task_type))
-    if not report.ok:
-        worst = [f"{f.path or folder}: {f.message}" for f in report.findings if f.severity == "error"][:20]
-        raise NotADatasetError(f"{folder} cannot be trained on:\n" + "\n".join(worst))
+    version = import_source(str(folder), project=project, name=name, task_type=task_type, by=by).version
+    if not version.trainable:
+        found = version.findings.filter(severity="error").order_by("id")[:_ERRORS_NAMED]
+        errors = "\n".join(f"{error.path or folder}: {error.message}" for error in found)
+        raise NotADatasetError(_("%(folder)s cannot be trained on:") % {"folder": folder} + f"\n{errors}")
+    return version
+
+
+def import_source(
+    source: str,
+    *,
+    project: Project,
+    name: str,
+    task_type: str,
+    by: AbstractUser | None,
+    options: dict[str, Any] | None = None,
+    tell: Tell | None = None,
+) -> Outcome:
+    """Import a folder, an archive, or what lies at an address of the web or of the object store, now and here.
+
+    `options` as for an upload. The version may have errors. Interrupted, it is begun anew by the same call, and what
+    was downloaded or stored by then is not downloaded or stored again.
+
+    Raises:
+        SourceError: it cannot be had.
+        NotADatasetError, ArchiveError, DatasetError: it could not be understood.
+        InvalidUploadError: an option is wrong.
+        WrongStateError: somebody cancelled it.
+        StoreError, OSError.
+    """
+    chosen, problems = checked_options(options or {})
+    if problems:
+        raise InvalidUploadError(problems)
+    with _dataset(project, name, task_type) as dataset:
+        imp = _begin(
+            DatasetImport(dataset=dataset, created_by_id=by.pk if by else None, source=shown(source), options=chosen)
+        )
+        try:
+            with working(imp, tell) as (scratch, beat), fetched(source, scratch, beat) as path:
+                import_from = import_contents if path.is_dir() else import_archive
+                return import_from(imp, path, scratch, beat)
+        finally:
+            imp.refresh_from_db()
+            tidy_up(imp)
+
+
+def _begin(imp: DatasetImport) -> DatasetImport:
+    imp.seen_at = timezone.now()
+    imp.save(force_insert=True)
+    claimed = claim(imp.pk)
+    if claimed is None:
+        raise WrongStateError(_("The import of %(name)s was cancelled before it began.") % {"name": imp})
+    return claimed
+
+
+@contextmanager
+def _dataset(project: Project, name: str, task_type: str) -> Iterator[Dataset]:
+    """The dataset of that name; one that is made for an import of which nothing came goes again."""
     dataset, made = Dataset.objects.get_or_create(project=project, name=name, defaults={"task_type": task_type})
     if dataset.task_type != task_type:
-        raise NotADatasetError(f"{name} is a dataset for {dataset.task_type}; give data for {task_type} another name.")
-    with tempfile.TemporaryDirectory(prefix="trainyard-") as scratch:
-        archive = Path(scratch) / "data.tar"
-        packed = pack(folder, archive)
-        latest = dataset.latest
-        if latest is not None and latest.sha256 == packed.sha256:
-            return latest
-        # Archive first, row second: a row never points at nothing. The key is the content's own, so two imports at
-        # once cannot overwrite each other.
-        try:
-            get_store().put_file(archive_key(str(dataset.pk), packed.sha256), archive)
-        except StoreError:
-            if made:
-                Dataset.objects.filter(pk=dataset.pk, versions=None).delete()
-            raise
-    version = DatasetVersion(
-        dataset=dataset,
-        sha256=packed.sha256,
-        size=packed.size,
-        class_names=report.class_names,
-        images=report.images,
-        instances=report.instances,
-        created_by_id=by.pk if by else None,
-    )
-    return _number_and_save(version)
-
-
-def _number_and_save(version: DatasetVersion) -> DatasetVersion:
-    """Take the next free number; where another import takes it at the same moment, the one after."""
-    while True:
-        latest = version.dataset.latest
-        version.number = latest.number + 1 if latest else 1
-        try:
-            with transaction.atomic():
-                version.save()
-        except IntegrityError:
-            continue
-        return version
+        said = _("%(name)s is a dataset for %(its)s; give data for %(task)s another name.")
+        raise NotADatasetError(said % {"name": name, "its": dataset.task_type, "task": task_type})
+    try:
+        yield dataset
+    finally:
+        if made:
+            # Not where shards were stored: the import that is begun anew finds them by their rows.
+            Dataset.objects.filter(pk=dataset.pk, versions=None, shards=None).delete()

@@ -1,4 +1,4 @@
-"""Everything one machine needs, under one process manager: web, worker, scheduler and, if wanted, MLflow's pages.
+"""Everything one machine needs, under one process manager: web, workers, scheduler and, if wanted, MLflow's pages.
 
 supervisord keeps them alive: a process that dies is started again. Trainers are not among them: they have
 supervisors of their own, and outlive all of this.
@@ -69,10 +69,15 @@ def write_config(*, host: str, port: int, mlflow_port: int | None, to_files: boo
     for folder in (run_dir, log_dir):
         folder.mkdir(parents=True, exist_ok=True)
     gunicorn = f"config.wsgi --bind {host}:{port} --workers 2 --threads 8 --worker-class gthread --graceful-timeout 10"
-    worker = "worker --pool threads --concurrency 4 --without-gossip --without-mingle --without-heartbeat"
+    worker = "worker --pool threads --without-gossip --without-mingle --without-heartbeat --loglevel INFO"
     programs = {
         "web": ["gunicorn", *gunicorn.split(), "--no-control-socket"],
-        "worker": ["celery", "-A", "config", *worker.split(), "--loglevel", "INFO"],
+        "worker": ["celery", "-A", "config", *worker.split(), "--queues", "celery", "--concurrency", "4"],
+        # Imports one after the other, and never in the way of what starts and stops trainings.
+        "importer": [
+            *["celery", "-A", "config", *worker.split(), "--queues", "imports", "--concurrency", "1"],
+            *["--prefetch-multiplier", "1", "--hostname", "importer@%h"],
+        ],
         "scheduler": [
             "celery",
             "-A",
@@ -142,7 +147,7 @@ def supervisord_command(config: Path) -> list[str]:
 
 @contextmanager
 def running() -> Iterator[str]:
-    """Have web, worker and scheduler running while inside; yields the platform's address.
+    """Have web, workers and scheduler running while inside; yields the platform's address.
 
     Those that run already are used and left running; otherwise they are started here, and stopped at the end.
 

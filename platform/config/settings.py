@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 import environ
+from celery.schedules import crontab
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
@@ -177,6 +178,10 @@ SPECTACULAR_SETTINGS = {
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": "/api/v1",
+    "ENUM_NAME_OVERRIDES": {
+        "StateEnum": "apps.jobs.states.State",
+        "ImportStateEnum": "apps.storage.models.ImportState",
+    },
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
 }
@@ -196,11 +201,16 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_TIME_LIMIT = 300
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
+# Importing a dataset takes minutes to hours: a queue and a worker (`importer`) of its own, so that jobs never wait.
+CELERY_TASK_ROUTES = {"storage.run_import": {"queue": "imports"}}
 # A pass that the worker did not get to in time is dropped: the next one does all of its work.
 CELERY_BEAT_SCHEDULE = {
     "dispatch": {"task": "jobs.dispatch", "schedule": 5.0, "options": {"expires": 5}},
     "reconcile": {"task": "jobs.reconcile", "schedule": 3.0, "options": {"expires": 3}},
+    "sweep": {"task": "storage.sweep", "schedule": 60.0, "options": {"expires": 60}},
     "tidy-broker": {"task": "jobs.tidy_broker", "schedule": 600.0, "options": {"expires": 600}},
+    # At an hour of CELERY_TIMEZONE, not so many seconds after the start: a platform restarted daily must get to it too.
+    "retention": {"task": "jobs.retention", "schedule": crontab(hour=3, minute=20), "options": {"expires": 3600}},
 }
 
 # --- the platform as trainers see it ------------------------------------------------------------------------
@@ -226,7 +236,11 @@ STOP_GRACE_SECONDS = ENV.integer("STOP_GRACE_SECONDS", 30, about="Seconds a stop
 LINGER_SECONDS = ENV.integer(
     "LINGER_SECONDS", 300, about="Seconds an ended trainer waits for the platform to take its last messages"
 )
+ATTEMPTS_KEPT_DAYS = ENV.integer(
+    "ATTEMPTS_KEPT_DAYS", 14, about="Days that working files and heartbeats of an ended attempt are kept; its log stays"
+)
 CACHE_DIR = _folder("CACHE_DIR", DATA_DIR / "cache", "Folder of the datasets that trainers fetched; empty: in DATA_DIR")
+CACHE_MAX_GB = ENV.integer("CACHE_MAX_GB", 100, about="GB that CACHE_DIR may grow to", minimum=1)
 WEIGHTS_DIR = _folder(
     "WEIGHTS_DIR", DATA_DIR / "weights", "Folder of published weights (yolo11n.pt …); empty: in DATA_DIR"
 )
@@ -249,6 +263,12 @@ STORE_ENVIRONMENT = {
     "R2_SECRET_ACCESS_KEY": ENV.text("R2_SECRET_ACCESS_KEY", about="R2 secret access key"),
     "R2_BUCKET": ENV.text("R2_BUCKET", about="R2 bucket"),
 }
+
+# The platform's alone: trainers are not given it.
+STORAGE_PUBLIC_ENDPOINT = ENV.text(
+    "STORAGE_PUBLIC_ENDPOINT",
+    about="Where browsers reach the S3 service, if elsewhere than trainers do (https://s3.example.org)",
+).rstrip("/")
 
 # --- MLflow -------------------------------------------------------------------------------------------------
 MLFLOW_TRACKING_URI = ENV.text(

@@ -10,7 +10,7 @@ import pytest
 from servers.postgresql import run_postgresql
 
 ROOT = Path(__file__).parents[2]
-RULES = ("states", "transitions_race", "services", "scheduling", "reconciliation", "ingest", "callback")
+RULES = ("states", "transitions_race", "services", "scheduling", "reconciliation", "ingest", "callback", "retention")
 
 
 @pytest.mark.timeout(600)

@@ -1,5 +1,6 @@
 """For tests of jobs: what a trainer says, and what the database holds."""
 
+import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -16,13 +17,21 @@ from apps.jobs import scheduling
 from apps.jobs.ingest import ingest
 from apps.jobs.models import Attempt, Job
 from trainer.contract.messages import Answer, Batch
+from trainer.contract.variables import artifact_prefix
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DATA: dict[str, dict[str, Any]] = {
     "started": {"host": "node-1", "pid": 7, "device": "CPU", "versions": {"torch": "2.14.1"}},
     "progress": {"phase": "training", "epoch": 1, "epochs": 2, "fraction": 0.25, "losses": {"box": 1.5}},
     "epoch": {"epoch": 1, "epochs": 2, "seconds": 3.0, "metrics": {"fitness": 0.5}},
-    "artifact": {"kind": "best", "name": "best.pt", "key": "p/best.pt", "size": 10, "sha256": "a" * 64, "epoch": 1},
+    "artifact": {
+        "kind": "best",
+        "name": "best.pt",
+        "key": "PREFIX/best.pt",
+        "size": 10,
+        "sha256": "a" * 64,
+        "epoch": 1,
+    },
     "finished": {"epochs": 2, "seconds": 9.0, "metrics": {"fitness": 0.6}, "note": "done"},
     "failed": {"reason": "diverged", "message": "loss is NaN", "traceback": "Traceback …"},
     "interrupted": {"by": "SIGTERM", "epoch": 1},
@@ -46,12 +55,17 @@ def event() -> MakeEvent:
 
 @pytest.fixture
 def say() -> Say:
-    """Has the job's current attempt, or the one given, say these messages in one request."""
+    """Has the job's current attempt, or the one given, say these messages in one request.
+
+    PREFIX in the key of an artifact stands for where that attempt stores.
+    """
 
     def speak(job: Job, *events: dict[str, Any], attempt: int | None = None) -> Answer:
         job.refresh_from_db()
         number = job.attempt_number if attempt is None else attempt
-        return ingest(job.pk, number, Batch.model_validate({"attempt": number, "events": list(events)}).events)
+        prefix = artifact_prefix(job.project_id, job.pk, number)
+        text = json.dumps({"attempt": number, "events": events}).replace("PREFIX/", f"{prefix}/")
+        return ingest(job.pk, number, Batch.model_validate_json(text).events)
 
     return speak
 

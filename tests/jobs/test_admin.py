@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from django.conf import settings as django_settings
@@ -17,7 +18,7 @@ from django.utils import timezone
 
 from apps.executor.base import LaunchSpec
 from apps.executor.fake import FakeExecutor
-from apps.jobs import services, transitions
+from apps.jobs import following, services, transitions
 from apps.jobs.admin import logs
 from apps.jobs.ingest import ingest
 from apps.jobs.models import Attempt, Job
@@ -25,8 +26,11 @@ from apps.jobs.states import EndReason, State
 from apps.jobs.tokens import token_for
 from apps.projects.models import Membership, Project
 from apps.storage.models import Dataset
+from apps.storage.stores import get_store
 from servers.names import attempt_name
 from trainer.contract.messages import ArtifactEvent, ArtifactStored, Epoch, EpochEvent, Started, StartedEvent
+from trainer.contract.tasks import MODELS, TaskType
+from trainer.contract.variables import artifact_prefix
 from trainer.store import ObjectStore
 
 pytestmark = pytest.mark.django_db
@@ -386,6 +390,7 @@ def test_a_manager_changes_members_of_the_own_project_and_no_other(
     client = sign_in(manager)
     members = {
         "name": "Renamed",
+        "keep_best": "on",
         "memberships-TOTAL_FORMS": 1,
         "memberships-INITIAL_FORMS": 0,
         "memberships-0-user": stranger.pk,
@@ -400,11 +405,141 @@ def test_a_manager_changes_members_of_the_own_project_and_no_other(
     assert client.get("/admin/auth/user/").status_code == 403
 
 
-def test_datasets_show_their_versions_and_take_no_new_ones(console: Client, dataset: Dataset) -> None:
+def test_datasets_show_their_versions(console: Client, dataset: Dataset) -> None:
     page = console.get(f"/admin/storage/dataset/{dataset.pk}/change/").content.decode()
     assert "10: train 8, val 2" in page
     assert "box, can" in page
-    assert console.get("/admin/storage/dataset/add/").status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("task", "metrics", "best", "second"),
+    [
+        ("object_detection", {"metrics/mAP50(B)": 0.5, "metrics/mAP50-95(B)": 0.25}, "mAP50 0.500", "mAP50-95 0.250"),
+        (
+            "instance_segmentation",
+            {"metrics/mAP50(B)": 0.9, "metrics/mAP50(M)": 0.5, "metrics/mAP50-95(M)": None},
+            "mask mAP50 0.500",
+            "mask mAP50-95 –",
+        ),
+        (
+            "pose_estimation",
+            {"metrics/mAP50(P)": 0.5, "metrics/mAP50-95(P)": 0.25},
+            "pose mAP50 0.500",
+            "pose mAP50-95 0.250",
+        ),
+        (
+            "oriented_detection",
+            {"metrics/mAP50(B)": 0.5, "metrics/mAP50-95(B)": 0.25},
+            "mAP50 0.500",
+            "mAP50-95 0.250",
+        ),
+        (
+            "image_classification",
+            {"train/loss": 2.0, "metrics/accuracy_top1": 0.5, "metrics/accuracy_top5": 1.0},
+            "top-1 0.500",
+            "top-5 1.000",
+        ),
+    ],
+)
+def test_every_task_shows_the_scores_that_count_for_it(
+    task: str,
+    metrics: dict[str, Any],
+    best: str,
+    second: str,
+    console: Client,
+    project: Project,
+    make_version: Any,
+    make_job: MakeJob,
+) -> None:
+    dataset = Dataset.objects.create(project=project, name="theirs", task_type=task)
+    make_version(dataset)
+    job = make_job(dataset=dataset, task_type=task, model_name=MODELS[TaskType(task)][0])
+    start(job)
+    said = Epoch(epoch=1, epochs=3, metrics={**metrics, "fitness": 0.5})
+    ingest(job.pk, 1, [EpochEvent(seq=1, at=timezone.now(), data=said)])
+    row = console.get(LIST).content.decode()
+    assert f"<b>{best}</b><small>{second}</small>" in row
+    page = console.get(page_of(job)).content.decode()
+    label, score = best.rsplit(" ", 1)
+    assert f"<dt>{label}</dt><dd>{score}</dd>" in page
+    assert f"1/3, {best}" in page
+    names = {curve["label"] for curve in console.get(page_of(job)).context["curves"].data["charts"]["quality"]}
+    assert label in names
+    progress = following.progress_line(Job.objects.get(pk=job.pk)).plain
+    assert best in progress
+
+
+def test_a_picture_in_an_s3_store_is_linked_to_as_one_and_nothing_else_is(
+    console: Client, make_job: MakeJob, settings: Any
+) -> None:
+    job = make_job()
+    attempt = start(job)
+    settings.STORE_ENVIRONMENT = {
+        "STORAGE_TYPE": "minio",
+        "MINIO_ENDPOINT": "http://store.example:9000",
+        "MINIO_ACCESS_KEY": "key",
+        "MINIO_SECRET_KEY": "secret",
+        "MINIO_BUCKET": "trainyard",
+    }
+    get_store.cache_clear()  # links are signed without asking the server
+    prefix = artifact_prefix(job.project_id, job.pk, 1)
+    for seq, (name, kind) in enumerate([("results.png", "plot"), ("best.pt", "best")], 1):
+        data = ArtifactStored(kind=kind, name=name, key=f"{prefix}/{name}", size=5, sha256="a" * 64)
+        ingest(job.pk, 1, [ArtifactEvent(seq=seq, at=timezone.now(), data=data)])
+    links = {
+        artifact.name: parse_qs(
+            urlsplit(
+                console.get(reverse("admin:jobs_job_artifact", args=[job.pk, artifact.pk]) + "?show")["Location"]
+            ).query
+        )
+        for artifact in attempt.artifacts.all()
+    }
+    get_store.cache_clear()
+    assert links["results.png"]["response-content-disposition"][0].startswith("inline")
+    assert links["results.png"]["response-content-type"] == ["image/png"]
+    assert links["best.pt"]["response-content-disposition"][0].startswith("attachment")
+    assert links["best.pt"]["response-content-type"] == ["application/octet-stream"]
+
+
+def test_the_page_shows_what_the_job_is_trained_on(console: Client, make_job: MakeJob) -> None:
+    job = make_job()
+    version = job.dataset_version
+    page = console.get(page_of(job)).content.decode()
+    assert reverse("admin:storage_datasetversion_change", args=[version.pk]) in page
+    assert f'<code title="{version.sha256}">{version.sha256[:12]}</code>' in page
+    assert "<dt>Images</dt><dd>10 (train 8, val 2)</dd>" in page
+    assert "<dt>Labelled objects</dt><dd>30 (train 24, val 6)</dd>" in page
+
+
+def test_a_dataset_without_a_version_to_train_on_says_so_in_the_form(
+    console: Client, dataset: Dataset, make_version: Any, project: Project
+) -> None:
+    make_version(dataset, errors=1)
+    bad = Dataset.objects.create(project=project, name="bad", task_type="object_detection")
+    make_version(bad, errors=2)
+    page = console.get(ADD).content.decode()
+    assert "shelf photos v1<" in page
+    assert "bad (no version without errors)" in page
+
+
+def test_a_file_that_is_none_of_the_attempts_is_told_of_and_not_offered(console: Client, make_job: MakeJob) -> None:
+    job = make_job()
+    start(job)
+    data = ArtifactStored(kind="best", name="best.pt", key="projects/other/best.pt", size=5, sha256="a" * 64)
+    ingest(job.pk, 1, [ArtifactEvent(seq=1, at=timezone.now(), data=data)])
+    page = console.get(page_of(job)).content.decode()
+    assert "best best.pt is not taken: its key projects/other/best.pt is none of this attempt" in page
+    assert "Nothing is stored yet." in page
+
+
+def test_a_manager_says_what_is_kept(sign_in: SignIn, manager: AbstractUser, project: Project) -> None:
+    client, address = sign_in(manager), f"/admin/projects/project/{project.pk}/change/"
+    assert "manage.py retention --dry-run" in client.get(address).content.decode()
+    form = {"name": project.name, "memberships-TOTAL_FORMS": 0, "memberships-INITIAL_FORMS": 0}
+    assert "Keep the best or the last" in client.post(address, form).content.decode()
+    assert client.post(address, {**form, "keep_best": "on", "keep_every": 5, "keep_days": 30}).status_code == 302
+    project.refresh_from_db()
+    assert (project.keep_best, project.keep_last, project.keep_every, project.keep_days) == (True, False, 5, 30)
 
 
 # --- a new job ----------------------------------------------------------------------------------------------
@@ -426,8 +561,9 @@ def test_the_form_puts_a_job_in_the_queue(
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("model_name", "yolo11n-seg", "yolo11n-seg is not a model"),
-        ("task_type", "pose_estimation", "not one of the available choices"),
+        ("model_name", "yolo11n-seg", "'yolo11n-seg' is not a model for object_detection"),
+        ("model_name", "yolo99", "yolo99 is not a model that is trained here"),
+        ("task_type", "flight", "not one of the available choices"),
         ("epochs", "0", "greater than or equal to 1"),
         ("image_size", "65", "multiple of 32"),
         ("hyperparameters", '{"mosaik": 0}', "did you mean mosaic?"),
@@ -598,13 +734,14 @@ def test_artifacts_come_from_the_store(
     console: Client, sign_in: SignIn, stranger: AbstractUser, job_in: Callable[..., Job], store: ObjectStore
 ) -> None:
     job = job_in(State.RUNNING)
+    prefix = artifact_prefix(job.project_id, job.pk, 1)
     for seq, (name, kind) in enumerate([("results.png", "plot"), ("best.pt", "best"), ("gone.csv", "results")], 90):
         data = ArtifactStored(
-            kind=kind, name=name, key=f"runs/{name}", size=5, sha256=hashlib.sha256(b"bytes").hexdigest()
+            kind=kind, name=name, key=f"{prefix}/{name}", size=5, sha256=hashlib.sha256(b"bytes").hexdigest()
         )
         ingest(job.pk, 1, [ArtifactEvent(seq=seq, at=timezone.now(), data=data)])
         if name != "gone.csv":
-            store.put_bytes(f"runs/{name}", b"bytes")
+            store.put_bytes(f"{prefix}/{name}", b"bytes")
     addresses = {
         artifact.name: reverse("admin:jobs_job_artifact", args=[job.pk, artifact.pk])
         for artifact in job.current_attempt.artifacts.all()  # type: ignore[union-attr]

@@ -256,8 +256,38 @@ def test_the_best_epoch_is_the_first_of_the_fittest(launched: Job, say: Say, eve
 def test_an_artifact_is_known_once_by_its_name_as_last_stored(launched: Job, say: Say, event: MakeEvent) -> None:
     say(launched, event(1, "artifact", epoch=1, size=1), event(2, "artifact", epoch=2, size=2))
     artifact = Artifact.objects.get()
-    assert (artifact.name, artifact.kind, artifact.key, artifact.size) == ("best.pt", "best", "p/best.pt", 2)
+    key = f"projects/{launched.project_id}/jobs/{launched.pk}/attempt-1/best.pt"
+    assert (artifact.name, artifact.kind, artifact.key, artifact.size) == ("best.pt", "best", key, 2)
     assert (artifact.epoch, artifact.sha256) == (2, "a" * 64)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "PREFIX0/best.pt",
+        "projects/other/jobs/1/attempt-1/best.pt",
+        "PREFIX/../attempt-2/best.pt",
+        "PREFIX/",
+        "datasets/d/versions/v.jsonl.gz",
+    ],
+)
+def test_an_artifact_with_a_key_of_somebody_else_is_acknowledged_and_not_recorded(
+    key: str, launched: Job, say: Say, event: MakeEvent, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The message must not come again and again, and what it names must not be handed out or deleted as the job's."""
+    answer = say(launched, event(1, "artifact", key=key), event(2, "artifact", name="last.pt", key="PREFIX/last.pt"))
+    assert answer.acked == 2
+    assert Artifact.objects.get().name == "last.pt"
+    assert "none of its keys" in caplog.text
+
+
+def test_what_retention_removed_does_not_come_back_with_an_old_message(
+    launched: Job, say: Say, event: MakeEvent
+) -> None:
+    say(launched, event(1, "artifact"), event(3, "epoch"))
+    Artifact.objects.update(removed_at=timezone.now())
+    say(launched, event(2))  # late: everything is applied anew
+    assert Artifact.objects.get().removed_at is not None
 
 
 def test_a_finished_job_has_succeeded_with_the_metrics_of_its_best_checkpoint(

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import AbstractUser
+from django.utils import timezone
 
 from apps.executor.fake import FakeExecutor
 from apps.jobs import scheduling, services, tasks, transitions
 from apps.jobs.errors import IllegalMoveError, InvalidJobError, NotAllowedError
-from apps.jobs.models import Attempt, Job, StatusChange
+from apps.jobs.models import Artifact, Attempt, Job, StatusChange
 from apps.jobs.states import MOVES, EndReason, State
 from apps.projects.models import Project
 from apps.storage.models import Dataset
 from config.celery import app as celery
-from trainer.contract.tasks import TaskType
+from trainer.contract.tasks import MODELS, TaskType
 
 MakeJob = Callable[..., Job]
 
@@ -142,9 +143,64 @@ def test_the_dataset_of_another_project_is_refused(as_version: bool, refused: An
     assert refused(dataset=version if as_version else foreign) == {"dataset": ["belongs to another project"]}
 
 
-def test_a_task_that_is_not_trained_yet_is_refused_by_name(refused: Any) -> None:
-    problems = refused(task_type=TaskType.POSE_ESTIMATION, model_name="yolo11n-pose")
-    assert problems["task_type"] == ["pose_estimation is not trained by this version; use object_detection"]
+@pytest.mark.parametrize("task", TaskType)
+def test_every_task_is_trained(task: TaskType, make_job: MakeJob, project: Project, make_version: Any) -> None:
+    dataset = Dataset.objects.create(project=project, name="theirs", task_type=task.value)
+    make_version(dataset)
+    job = make_job(dataset=dataset, task_type=task.value, model_name=MODELS[task][0])
+    assert (job.task_type, job.model_name) == (task, MODELS[task][0])
+
+
+def test_a_version_with_errors_is_refused_and_the_one_to_choose_is_named(
+    dataset: Dataset, refused: Any, make_version: Any, make_job: MakeJob
+) -> None:
+    bad = make_version(dataset, errors=5)
+    told = "v2 has 5 errors and cannot be trained on: mend them and import again"
+    assert refused(dataset=bad) == {"dataset": [f"{told}, or choose v1"]}
+    dataset.versions.filter(number=1).delete()
+    assert refused(dataset=bad) == {"dataset": [told]}
+
+
+def test_a_dataset_is_pinned_to_its_newest_version_without_errors(
+    dataset: Dataset, make_version: Any, make_job: MakeJob
+) -> None:
+    make_version(dataset, warnings=7)
+    make_version(dataset, errors=1)
+    assert make_job().dataset_version.number == 2
+
+
+def test_a_dataset_whose_versions_all_have_errors_is_refused_with_the_newest(
+    dataset: Dataset, refused: Any, make_version: Any
+) -> None:
+    make_version(dataset, errors=1)
+    dataset.versions.filter(errors=0).delete()
+    assert refused(dataset=dataset)["dataset"] == [
+        "has no version that can be trained on: the newest, v2, has 1 error; mend it and import again"
+    ]
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "learning_rate", "image_size", "seed", "checkpoint_every"])
+def test_true_is_no_number(name: str, refused: Any) -> None:
+    assert refused(**{name: True})[name] == ["should be a number, not true or false"]
+
+
+def test_weights_that_retention_removed_are_refused(
+    make_job: MakeJob, refused: Any, project: Project, trainer_user: AbstractUser
+) -> None:
+    job = make_job()
+    attempt = Attempt.objects.create(job=job, number=1, executor="fake")
+    key = f"projects/{project.pk}/jobs/{job.pk}/attempt-1/best.pt"
+    now = timezone.now()
+    best = Artifact.objects.create(
+        attempt=attempt, kind="best", name="best.pt", key=key, size=1, sha256="a" * 64, seq=1, stored_at=now
+    )
+    start = make_job(weights=key)
+    services.cancel(start, by=trainer_user)
+    best.removed_at = now
+    best.save()
+    assert "has been removed" in refused(weights=key)["weights"][0]
+    with pytest.raises(InvalidJobError, match="has been removed"):
+        services.retry(start, by=trainer_user)
 
 
 def test_without_a_task_the_task_is_what_is_asked_for(refused: Any) -> None:
@@ -154,7 +210,15 @@ def test_without_a_task_the_task_is_what_is_asked_for(refused: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "weights", ["/etc/passwd", "w.pt", "projects/other/jobs/1/best.pt", "weights/../projects/other/best.pt", "../w.pt"]
+    "weights",
+    [
+        "weights//x",
+        "/etc/passwd",
+        "w.pt",
+        "projects/other/jobs/1/best.pt",
+        "weights/../projects/other/best.pt",
+        "../w.pt",
+    ],
 )
 def test_weights_come_from_places_that_the_project_may_read(weights: str, refused: Any) -> None:
     assert refused(weights=weights).keys() == {"weights"}

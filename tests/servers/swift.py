@@ -14,14 +14,11 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 import pytest
-from botocore.config import Config
 
-from trainer.store import S3StoreSettings
+from servers.s3 import S3Service, free_ports, stop
 
 REPOSITORY = Path(__file__).parents[2]
 TOOLS = REPOSITORY / "var" / "tools"
@@ -88,8 +85,8 @@ account_autocreate = true
 """
 
 FILTER_SETTINGS = {
-    # Short pages, so that a few objects show whether a listing goes on after the first one.
-    "s3api": "location = us-east-1\nmax_bucket_listing = 50",
+    # Short pages, so that a few objects or parts show whether a listing goes on after the first one.
+    "s3api": "location = us-east-1\nmax_bucket_listing = 50\nmax_parts_listing = 5",
     "tempauth": f"user_{ACCESS_KEY.replace(':', '_')} = {SECRET_KEY} .admin",
     "versioned_writes": "allow_object_versioning = true",
 }
@@ -105,26 +102,6 @@ for kind, port in zip(sys.argv[1::2], sys.argv[2::2]):
     builder.rebalance()
     builder.get_ring().save(kind + ".ring.gz")
 """
-
-
-@dataclass(frozen=True)
-class S3Service:
-    """Where the test service listens; its keys are the constants above."""
-
-    endpoint: str
-
-    def settings(self, bucket: str) -> S3StoreSettings:
-        return S3StoreSettings("minio", self.endpoint, ACCESS_KEY, SECRET_KEY, bucket)
-
-    def client(self):
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            aws_access_key_id=ACCESS_KEY,
-            aws_secret_access_key=SECRET_KEY,
-            region_name="us-east-1",
-            config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
-        )
 
 
 def install_swift() -> Path:
@@ -163,13 +140,13 @@ def run_swift(folder: Path) -> Iterator[S3Service]:
             log = stack.enter_context((folder / f"{kind}.log").open("w"))
             command = [str(binaries / f"swift-{kind}-server"), str(folder / f"{kind}-server.conf")]
             server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-            stack.callback(_stop, server)
+            stack.callback(stop, server)
             servers.append((kind, port, server))
         for kind, port, server in servers:
             _wait_for(kind, port, server, folder)
         endpoint = f"http://127.0.0.1:{ports['proxy']}"
         urllib.request.urlopen(f"{endpoint}/healthcheck", timeout=10).close()
-        yield S3Service(endpoint)
+        yield S3Service(endpoint, ACCESS_KEY, SECRET_KEY)
 
 
 def _configure(binaries: Path, folder: Path, ports: dict[str, int]) -> None:
@@ -194,14 +171,6 @@ def _configure(binaries: Path, folder: Path, ports: dict[str, int]) -> None:
     )
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 def _wait_for(kind: str, port: int, server: subprocess.Popen[bytes], folder: Path) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and server.poll() is None:
@@ -210,12 +179,3 @@ def _wait_for(kind: str, port: int, server: subprocess.Popen[bytes], folder: Pat
                 return
         time.sleep(0.1)
     raise RuntimeError(f"Swift's {kind} server did not start: {(folder / f'{kind}.log').read_text()[-2000:]}")
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()

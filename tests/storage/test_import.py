@@ -1,7 +1,6 @@
 """Freezing a folder as a version of a dataset."""
 
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ import pytest
 from django.contrib.auth.models import AbstractUser
 
 from apps.projects.models import Project
-from apps.storage.errors import NoSuchDatasetError, NotADatasetError
-from apps.storage.models import Dataset, DatasetVersion, ImmutableError
+from apps.storage.errors import NoSuchDatasetError, NotADatasetError, SourceError
+from apps.storage.models import Dataset, DatasetImport, DatasetVersion, ImmutableError, ImportState, Phase
 from apps.storage.sample import CLASS_NAMES, draw_sample
 from apps.storage.selectors import datasets_of, find_dataset
-from apps.storage.services import import_folder
-from trainer.dataset import archive_key, fetch
+from apps.storage.services import import_folder, import_source
+from trainer.dataset.manifest import manifest_key, read
 from trainer.store import ObjectStore, StoreError
 
 Import = Callable[..., DatasetVersion]
@@ -47,31 +46,43 @@ def nothing_was_written() -> bool:
     return not Dataset.objects.exists() and not DatasetVersion.objects.exists()
 
 
-def test_a_folder_becomes_version_one_with_its_archive_in_the_store(
+def test_a_folder_becomes_version_one_with_rows_shards_and_a_manifest(
     sample: Path, freeze: Import, store: ObjectStore, trainer_user: AbstractUser
 ) -> None:
     version = DatasetVersion.objects.get(pk=freeze(sample).pk)
     assert (version.number, version.dataset.name, version.created_by) == (1, "shapes", trainer_user)
     assert version.class_names == list(CLASS_NAMES)
     assert version.images == {"train": 6, "val": 2}
-    assert version.boxes.keys() == {"train", "val"}
-    assert all(version.boxes.values())
-    stored = store.stat(archive_key(str(version.dataset_id), version.sha256))
-    assert stored is not None
-    assert stored.size == version.size
+    assert version.instances.keys() == {"train", "val"}
+    assert all(version.instances.values())
+    assert (version.trainable, version.errors, version.files) == (True, 0, 16)
+    images = list(version.dataset_images.select_related("file", "label"))
+    assert [image.path for image in images] == sorted(image.path for image in images)
+    assert {(image.width, image.height) for image in images} == {(64, 64)}
+    assert sum(image.instances for image in images) == sum(version.instances.values())
+    assert set(version.shards.all()) == {image.file.shard for image in images}
+    with store.open(manifest_key(str(version.dataset_id), version.sha256)) as source:
+        header, entries = read(source)
+        assert header.sha256 == version.sha256
+        assert len(list(entries)) == version.files
 
 
-def test_what_a_trainer_fetches_is_what_was_frozen(
-    sample: Path, freeze: Import, store: ObjectStore, tmp_path: Path
-) -> None:
+def test_the_bytes_of_a_row_are_those_of_its_file(sample: Path, freeze: Import, store: ObjectStore) -> None:
+    for image in freeze(sample).dataset_images.select_related("file__shard", "label__shard"):
+        label = sample / "labels" / Path(image.path).relative_to("images").with_suffix(".txt")
+        for file, path in ((image.file, sample / image.path), (image.label, label)):
+            assert file is not None
+            with store.open(file.shard.key, file.offset, file.offset + file.size) as source:
+                assert source.read() == path.read_bytes()
+
+
+def test_the_classes_of_an_image_can_be_asked_for(sample: Path, freeze: Import) -> None:
     version = freeze(sample)
-    key = archive_key(str(version.dataset_id), version.sha256)
-    folder = fetch(store, key, version.sha256, tmp_path / "cache")
-
-    def files(root: Path) -> dict[str, bytes]:
-        return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-    assert files(sample).items() <= files(folder).items()
+    image = version.dataset_images.order_by("?").first()
+    assert image is not None
+    label = sample / "labels" / Path(image.path).relative_to("images").with_suffix(".txt")
+    expected = {int(line.split()[0]) for line in label.read_text().splitlines()}
+    assert set(image.classes.values_list("class_id", flat=True)) == expected
 
 
 def test_the_same_content_again_is_the_same_version(sample: Path, freeze: Import, tmp_path: Path) -> None:
@@ -93,7 +104,8 @@ def test_changed_content_is_the_next_version_and_leaves_the_first_as_it_was(
     assert first.sha256 != second.sha256
     assert second.dataset == first.dataset
     assert second.dataset.latest == second
-    assert store.stat(archive_key(str(first.dataset_id), first.sha256)) is not None
+    for version in (first, second):
+        assert store.exists(manifest_key(str(version.dataset_id), version.sha256))
 
 
 def test_going_back_to_earlier_content_is_a_version_of_its_own(sample: Path, freeze: Import) -> None:
@@ -122,41 +134,48 @@ def spoil_picture(folder: Path) -> None:
     (folder / "images" / "train" / "sample-0001.jpg").write_bytes(b"no picture")
 
 
-def drop_names(folder: Path) -> None:
-    (folder / "data.yaml").unlink()
-
-
-def drop_validation(folder: Path) -> None:
-    shutil.rmtree(folder / "images" / "val")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "named"),
-    [
-        (spoil_label, "sample-0000.txt"),
-        (spoil_picture, "sample-0001.jpg"),
-        (drop_names, "data.yaml"),
-        (drop_validation, "val"),
-        (shutil.rmtree, "sample"),
-    ],
-)
-def test_a_folder_with_errors_is_refused_with_them_named_and_nothing_is_written(
-    spoil: Callable[[Path], None], named: str, sample: Path, freeze: Import, tmp_path: Path
+@pytest.mark.parametrize(("spoil", "named"), [(spoil_label, "sample-0000.txt"), (spoil_picture, "sample-0001.jpg")])
+def test_a_folder_with_errors_is_refused_with_them_named_and_kept_to_be_looked_at(
+    spoil: Callable[[Path], None], named: str, sample: Path, freeze: Import
 ) -> None:
     spoil(sample)
     with pytest.raises(NotADatasetError, match="cannot be trained on") as caught:
         freeze(sample)
     assert named in str(caught.value)
+    version = DatasetVersion.objects.get()
+    assert (version.trainable, version.errors, version.dataset.latest) == (False, 1, None)
+    finding = version.findings.get(severity="error")
+    assert named in finding.path
+    assert finding.image is not None
+    assert version.finding_counts.get(severity="error").number == 1
+
+
+def test_what_is_not_there_is_refused_and_nothing_is_written(sample: Path, freeze: Import, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="nowhere is no folder"):
+        freeze(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotADatasetError):
+        freeze(tmp_path / "empty")
     assert nothing_was_written()
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
 
 
-def test_errors_in_a_later_import_leave_the_versions_before_as_they_were(sample: Path, freeze: Import) -> None:
+def test_pictures_without_a_split_are_split_and_the_version_says_so(sample: Path, freeze: Import) -> None:
+    shutil.rmtree(sample / "images" / "val")
+    shutil.rmtree(sample / "labels" / "val")
+    version = freeze(sample)
+    assert set(version.images) == {"train", "val"}
+    assert sum(version.images.values()) == 6
+    assert version.warnings >= 1
+
+
+def test_errors_in_a_later_import_leave_what_is_trained_on_as_it_was(sample: Path, freeze: Import) -> None:
     first = freeze(sample)
     spoil_label(sample)
     with pytest.raises(NotADatasetError):
         freeze(sample)
-    assert list(DatasetVersion.objects.all()) == [first]
+    assert [version.number for version in DatasetVersion.objects.all()] == [2, 1]
+    assert first.dataset.latest == first
 
 
 def test_a_name_belongs_to_one_task(sample: Path, freeze: Import, project: Project) -> None:
@@ -195,30 +214,52 @@ def test_a_version_that_a_job_was_trained_on_cannot_be_deleted(make_job: Any, da
     job.dataset_version.refresh_from_db()
 
 
-@pytest.mark.django_db(transaction=True)
-def test_two_imports_that_take_the_same_number_get_one_each(sample: Path, freeze: Import) -> None:
-    """The later one finds its number taken and takes the next."""
-    from apps.storage.services import _number_and_save
-
+def test_files_that_did_not_change_are_stored_once(sample: Path, freeze: Import, store: ObjectStore) -> None:
     first = freeze(sample)
-    raced = DatasetVersion(dataset=first.dataset, sha256="b" * 64, size=1)
-    taken = threading.Event()
+    before = {stored.key: stored.size for stored in store.list(f"datasets/{first.dataset_id}/shards")}
+    (sample / "labels" / "train" / "sample-0000.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    second = freeze(sample)
+    after = {stored.key: stored.size for stored in store.list(f"datasets/{first.dataset_id}/shards")}
+    added = {key: size for key, size in after.items() if key not in before}
+    assert before.items() <= after.items()
+    assert sum(added.values()) < 16_384  # one label and the tar around it
+    assert set(second.shards.values_list("key", flat=True)) == set(after)
 
-    class Racing(Dataset):
-        class Meta:
-            proxy = True
-            app_label = "storage"
 
-        @property
-        def latest(self) -> DatasetVersion | None:
-            found = super().latest
-            if not taken.is_set():  # between looking and saving, somebody else saves
-                taken.set()
-                DatasetVersion.objects.create(dataset_id=self.pk, number=2, sha256="c" * 64, size=1)
-            return found
+def test_nobody_sees_a_version_before_all_of_it_is_there(
+    sample: Path, freeze: Import, project: Project, viewer: AbstractUser
+) -> None:
+    seen: list[int] = []
 
-    raced.dataset = Racing.objects.get(pk=first.dataset.pk)
-    assert _number_and_save(raced).number == 3
+    def look(phase: Phase, done: int, total: int) -> None:
+        if phase == Phase.RECORDING and done == total:
+            assert DatasetVersion.everything.get().dataset_images.count() == total
+            seen.append(DatasetVersion.objects.count())
+            seen.append(datasets_of(viewer).get().versions.count())
+
+    import_source(str(sample), project=project, name="shapes", task_type="object_detection", by=None, tell=look)
+    assert seen
+    assert not any(seen)
+    assert DatasetVersion.objects.get().number == 1
+
+
+def test_an_import_that_is_interrupted_leaves_no_rows_and_goes_on_with_what_was_stored(
+    sample: Path, project: Project, store: ObjectStore
+) -> None:
+    asked: dict[str, Any] = {"project": project, "name": "shapes", "task_type": "object_detection", "by": None}
+
+    def interrupt(phase: Phase, done: int, total: int) -> None:
+        if phase == Phase.RECORDING and done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_source(str(sample), **asked, tell=interrupt)
+    assert not DatasetVersion.everything.exists()
+    assert DatasetImport.objects.get().state == ImportState.CANCELLED
+    shards = {stored.key for stored in store.list(f"datasets/{Dataset.objects.get().pk}/shards")}
+    version = import_source(str(sample), **asked).version
+    assert {shard.key for shard in version.shards.all()} == shards
+    assert version.number == 1
 
 
 # --- finding ----------------------------------------------------------------------------------------------------

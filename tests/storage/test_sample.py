@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from apps.storage.sample import CLASS_NAMES, draw_sample
-from trainer.dataset import validate
+from trainer.dataset.validation import validate
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -1,32 +1,49 @@
-"""Object stores for the trainer's tests: a folder, and a real S3 service."""
+"""Object stores for the trainer's tests: a folder, and real S3 services of two kinds, which differ in what they can."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from servers.swift import S3Service, run_swift
-from trainer.store import LocalStoreSettings, ObjectStore, S3StoreSettings, open_store
+from servers.rgw import run_rgw
+from servers.s3 import S3Service
+from servers.swift import run_swift
+from trainer.store import LocalStoreSettings, ObjectStore, S3StoreSettings, StoreSettings, open_store
 
 
 @pytest.fixture(scope="session")
-def s3_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Service]:
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Service]:
     with run_swift(tmp_path_factory.mktemp("swift")) as service:
         yield service
+
+
+@pytest.fixture(scope="session")
+def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Service]:
+    with run_rgw(tmp_path_factory.mktemp("rgw")) as service:
+        yield service
+
+
+@pytest.fixture(params=["swift", "rgw"])
+def s3_service(request: pytest.FixtureRequest) -> S3Service:
+    service: S3Service = request.getfixturevalue(request.param)
+    return service
 
 
 @pytest.fixture
 def s3_settings(s3_service: S3Service) -> S3StoreSettings:
     """A new, empty bucket."""
-    bucket = f"tests-{uuid.uuid4().hex}"
-    s3_service.client().create_bucket(Bucket=bucket)
-    return s3_service.settings(bucket)
+    return s3_service.new_bucket()
 
 
-@pytest.fixture(params=["local", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    """An empty store of each kind, so that every test of the interface runs on both."""
+@pytest.fixture(params=["local", "swift", "rgw"])
+def store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> StoreSettings:
     if request.param == "local":
-        return open_store(LocalStoreSettings(tmp_path / "store"))
-    return open_store(request.getfixturevalue("s3_settings"))
+        return LocalStoreSettings(tmp_path / "store")
+    service: S3Service = request.getfixturevalue(request.param)
+    return service.new_bucket()
+
+
+@pytest.fixture
+def store(store_settings: StoreSettings) -> ObjectStore:
+    """An empty store of each kind, so that every test of the interface runs on all."""
+    return open_store(store_settings)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from trainer.contract.exits import ADVICE, EXIT_CODE, REASON, ExitCode, FailureReason
 from trainer.contract.hyperparameters import Hyperparameters, hyperparameter_problems
 from trainer.contract.messages import EVENT_TYPE, Answer, AnyData, Command, Phase
-from trainer.contract.tasks import MODELS, SIZES, TRAINED_TASKS, ULTRALYTICS_TASK, TaskType, task_of
+from trainer.contract.tasks import MODELS, SIZES, ULTRALYTICS_TASK, TaskType, task_of
 from trainer.contract.variables import (
     MASK,
     SECRET_NAMES,
@@ -58,6 +58,7 @@ FULL = {
     "IMAGE_SIZE": "320",
     "SEED": "11",
     "PRETRAINED": "never",
+    "CHECKPOINT_EVERY": "5",
     "WEIGHTS": "weights/mine.pt",
     "HYPERPARAMETERS": '{"cos_lr": true, "freeze": [0, 1], "mosaic": 0.5, "optimizer": "SGD"}',
     "DATASET_VERSION": "4",
@@ -71,6 +72,7 @@ FULL = {
     "MLFLOW_TRACKING_PASSWORD": "password-hush",
     "WORK_DIR": "/tmp/work",
     "CACHE_DIR": "/tmp/cache",
+    "CACHE_MAX_GB": "20.5",
     "WEIGHTS_DIR": "/tmp/weights",
     "LINGER_SECONDS": "1.5",
     "LOG_FORMAT": "json",
@@ -216,12 +218,6 @@ def test_hyperparameters_that_are_no_object_are_refused(text: str) -> None:
 def test_a_model_for_another_task_is_refused_with_those_that_fit() -> None:
     (problem,) = problems_of({**MINIMAL, "MODEL_NAME": "yolo11n-seg"})
     assert problem.startswith("MODEL_NAME: 'yolo11n-seg' is not a model for object_detection; use one of yolo26n, ")
-
-
-@pytest.mark.parametrize("task", [task for task in TaskType if task not in TRAINED_TASKS])
-def test_a_task_that_is_not_trained_yet_is_refused_by_name(task: TaskType) -> None:
-    problems = problems_of({**MINIMAL, "TASK_TYPE": task, "MODEL_NAME": MODELS[task][0]})
-    assert problems == [f"TASK_TYPE: {task} is not trained by this version; use object_detection"]
 
 
 @pytest.mark.parametrize("forever", ["inf", "1e300", "nan"])

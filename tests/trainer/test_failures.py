@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from trainer.contract.exits import FailureReason
-from trainer.dataset import DatasetCorruptError, DatasetError
+from trainer.dataset.errors import CacheError, CacheFullError, DatasetCorruptError, DatasetError
 from trainer.failures import DivergedError, TrainerError, WeightsMissingError, classify
 from trainer.store import (
     BucketMissingError,
@@ -28,6 +28,8 @@ class OutOfMemoryError(RuntimeError):
     [
         (DatasetError("no images"), FailureReason.BAD_DATA),
         (DatasetCorruptError("other bytes"), FailureReason.BAD_DATA),
+        (CacheFullError("no room"), FailureReason.DISK_FULL),
+        (CacheError("read-only"), FailureReason.BAD_CONFIGURATION),
         (ObjectMissingError("no archive"), FailureReason.BAD_DATA),
         (BucketMissingError("no bucket"), FailureReason.STORE_DENIED),
         (StoreDeniedError("no"), FailureReason.STORE_DENIED),

@@ -53,6 +53,7 @@ class ArtifactKind(StrEnum):
 
     BEST = "best"
     LAST = "last"
+    CHECKPOINT = "checkpoint"
     PLOT = "plot"
     RESULTS = "results"
 

@@ -42,8 +42,15 @@ MODELS: dict[TaskType, tuple[str, ...]] = {
     for task, suffix in _SUFFIX.items()
 }
 
-# What this version trains. The other tasks are part of the contract and are refused by name until they are.
-TRAINED_TASKS = (TaskType.OBJECT_DETECTION,)
+# What tells most of how good a model is: ultralytics' names of two metrics and short ones for people, the first being
+# the more forgiving. Of masks and keypoints rather than of the boxes around them.
+MAIN_METRICS: dict[TaskType, dict[str, str]] = {
+    TaskType.OBJECT_DETECTION: {"metrics/mAP50(B)": "mAP50", "metrics/mAP50-95(B)": "mAP50-95"},
+    TaskType.INSTANCE_SEGMENTATION: {"metrics/mAP50(M)": "mask mAP50", "metrics/mAP50-95(M)": "mask mAP50-95"},
+    TaskType.POSE_ESTIMATION: {"metrics/mAP50(P)": "pose mAP50", "metrics/mAP50-95(P)": "pose mAP50-95"},
+    TaskType.ORIENTED_DETECTION: {"metrics/mAP50(B)": "mAP50", "metrics/mAP50-95(B)": "mAP50-95"},
+    TaskType.IMAGE_CLASSIFICATION: {"metrics/accuracy_top1": "top-1", "metrics/accuracy_top5": "top-5"},
+}
 
 
 def task_of(model_name: str) -> TaskType | None:

@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from trainer.contract.hyperparameters import hyperparameter_problems
-from trainer.contract.tasks import MODELS, TRAINED_TASKS, TaskType
+from trainer.contract.tasks import MODELS, TaskType
 from trainer.store import LocalStoreSettings, S3StoreSettings, StoreSettings
 
 MASK = "********"
@@ -80,16 +80,23 @@ class TrainingVariables(BaseModel):
         "empty looks for weights/<MODEL_NAME>.pt. A trainer run by hand takes a file's path too",
         pattern=r"^[^\x00-\x1f]{0,500}$",
     )
+    CHECKPOINT_EVERY: int = _variable(
+        0,
+        group="training",
+        about="Store the checkpoint of every so many epochs for good, beside the best and the last; 0 stores none",
+        ge=0,
+        le=100_000,
+    )
     HYPERPARAMETERS: JsonObject = _variable(
         {}, group="training", about="Every other training argument, as a JSON object", example='{"mosaic": 0}'
     )
 
-    @field_validator("TASK_TYPE")
+    @field_validator("EPOCHS", "BATCH_SIZE", "LEARNING_RATE", "IMAGE_SIZE", "SEED", "CHECKPOINT_EVERY", mode="before")
     @classmethod
-    def _task_is_trained(cls, task: TaskType) -> TaskType:
-        if task not in TRAINED_TASKS:
-            raise ValueError(f"{task} is not trained by this version; use {', '.join(TRAINED_TASKS)}")
-        return task
+    def _true_is_no_number(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("should be a number, not true or false")
+        return value
 
     @field_validator("MODEL_NAME")
     @classmethod
@@ -130,7 +137,7 @@ class TrainerEnvironment(TrainingVariables):
     DATASET_VERSION: int = _variable(1, group="training", about="The dataset's version", ge=1)
     DATASET_SHA256: str = _variable(
         group="training",
-        about="SHA-256 of the version's archive, which is also its name in the store",
+        about="SHA-256 of what the version holds (trainer.dataset.manifest); its manifest's name in the store",
         example="9f86d081884c7d65…",
         pattern=r"^[0-9a-f]{64}$",
     )
@@ -183,6 +190,13 @@ class TrainerEnvironment(TrainingVariables):
         None,
         group="machine",
         about="Folder for datasets shared by jobs on one machine; empty: inside WORK_DIR",
+    )
+    CACHE_MAX_GB: float = _variable(
+        100,
+        group="machine",
+        about="GB that CACHE_DIR may grow to before the datasets that were not used longest are removed",
+        gt=0,
+        le=1_000_000,
     )
     WEIGHTS_DIR: Path | None = _variable(
         None, group="machine", about="Folder with published weights, looked in before the network"

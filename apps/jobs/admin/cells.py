@@ -14,8 +14,6 @@ from apps.projects.admin import RightsAdmin
 
 # A phone leaves cells out that hold nothing else.
 NOTHING = format_html('<span class="ty-none">{}</span>', words.NOTHING)
-MAP50 = "metrics/mAP50(B)"
-MAP50_95 = "metrics/mAP50-95(B)"
 
 
 class JobCells(RightsAdmin):
@@ -53,13 +51,12 @@ class JobCells(RightsAdmin):
         bar = progress_bar(job) if job.active else ""
         return format_html('<span class="ty-cell ty-progress">{}<small>{}</small></span>', bar, progress_words(job))
 
-    @admin.display(description=gettext_lazy("best mAP50"))
-    def map50(self, job: Job) -> str:
-        return words.score(job.best_metrics, MAP50) if job.best_metrics else NOTHING
-
-    @admin.display(description=gettext_lazy("best mAP50-95"))
-    def map50_95(self, job: Job) -> str:
-        return words.score(job.best_metrics, MAP50_95) if job.best_metrics else NOTHING
+    @admin.display(description=gettext_lazy("best so far"))
+    def best(self, job: Job) -> SafeString:
+        if not job.best_scores:
+            return NOTHING
+        first, second = (f"{label} {words.score(value)}" for label, value in job.best_scores)
+        return format_html('<span class="ty-cell"><b>{}</b><small>{}</small></span>', first, second)
 
     @admin.display(description=gettext_lazy("last seen"), ordering="last_message_at")
     def seen(self, job: Job) -> str:
@@ -93,5 +90,9 @@ def progress_words(job: Job) -> str:
 
 
 def dataset_link(job: Job) -> SafeString:
-    url = reverse("admin:storage_dataset_change", args=[job.dataset_version.dataset_id])
-    return format_html('<a class="ty-link" href="{}">{}</a>', url, job.dataset_version)
+    return format_html('<a class="ty-link" href="{}">{}</a>', version_url(job), job.dataset_version)
+
+
+def version_url(job: Job) -> str:
+    """The page of the dataset version that the job is pinned to."""
+    return reverse("admin:storage_datasetversion_change", args=[job.dataset_version_id])

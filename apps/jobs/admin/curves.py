@@ -54,7 +54,7 @@ def curves(attempt: Attempt | None) -> Curves:
         chart = drawn.get(_chart_of(each.name))
         if chart is None:
             continue
-        short = each.name.partition("/")[2].removesuffix("(B)").replace("_loss", "")
+        short = words.metric(each.name)
         colour = colours.setdefault((chart.id, short), len([c for c in colours if c[0] == chart.id]))
         label = f"{each.name.partition('/')[0]} {short}" if chart.id == "losses" else short
         chart.curves.append(Curve(label, each.values, colour, dashed=each.name.startswith("val/")))

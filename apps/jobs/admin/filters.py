@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import DropdownFilter
 
 from apps.jobs.models import Job
-from trainer.contract.tasks import MODELS, TRAINED_TASKS
+from trainer.contract.tasks import MODELS
 
 
 class ModelFilter(DropdownFilter):
@@ -18,7 +18,7 @@ class ModelFilter(DropdownFilter):
     parameter_name = "model"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(name, name) for task in TRAINED_TASKS for name in MODELS[task]]
+        return [(name, name) for names in MODELS.values() for name in names]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
         return queryset.filter(model_name=self.value()) if self.value() else queryset

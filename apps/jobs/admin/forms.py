@@ -27,7 +27,7 @@ from apps.jobs.models import PRETRAINED_CHOICES, Job
 from apps.projects.models import Project
 from apps.projects.rights import Right, projects_of
 from apps.storage.models import TASK_CHOICES, Dataset, DatasetVersion
-from trainer.contract.tasks import MODELS, TRAINED_TASKS
+from trainer.contract.tasks import MODELS
 from trainer.contract.variables import TrainingVariables
 
 # Where a person says on which version of the dataset a clone is trained.
@@ -38,7 +38,10 @@ FIELDSETS: list[tuple[Any, dict[str, list[Any]]]] = [
         gettext_lazy("How to train"),
         {"fields": [("epochs", "batch_size"), ("learning_rate", "image_size"), ("pretrained", "weights")]},
     ),
-    (gettext_lazy("Further settings"), {"fields": ["hyperparameters", ("seed", "priority"), "name"]}),
+    (
+        gettext_lazy("Further settings"),
+        {"fields": ["hyperparameters", ("seed", "checkpoint_every"), ("name", "priority")]},
+    ),
 ]
 
 
@@ -57,7 +60,9 @@ class DatasetField(forms.ModelChoiceField):  # type: ignore[type-arg]
     def label_from_instance(self, obj: Any) -> str:
         if obj.newest_number is None:
             return _("%(name)s (no data yet)") % {"name": obj.name}
-        return f"{obj.name} v{obj.newest_number}"
+        if obj.trainable_number is None:
+            return _("%(name)s (no version without errors)") % {"name": obj.name}
+        return f"{obj.name} v{obj.trainable_number}"
 
 
 def _label(name: str) -> Any:
@@ -78,7 +83,7 @@ def _explained(about: Any) -> str:
 
 
 def _models_by_family() -> list[tuple[str, list[tuple[str, str]]]]:
-    names = [name for task in TRAINED_TASKS for name in MODELS[task]]
+    names = [name for models in MODELS.values() for name in models]
     families = dict.fromkeys(map(_family, names))
     return [(family, [(name, name) for name in names if _family(name) == family]) for family in families]
 
@@ -93,18 +98,14 @@ class JobForm(forms.Form):
     dataset = DatasetField(
         Dataset.objects.none(),
         label=gettext_lazy("Dataset"),
-        help_text=gettext_lazy("The job stays with the version that is the newest now."),
+        help_text=gettext_lazy("The job stays with the newest version that has no errors now."),
         widget=UnfoldAdminSelectWidget,
     )
-    task_type = forms.ChoiceField(
-        choices=[(value, label) for value, label in TASK_CHOICES if value in TRAINED_TASKS],
-        widget=UnfoldAdminSelectWidget,
-        **_about("task_type"),
-    )
+    task_type = forms.ChoiceField(choices=TASK_CHOICES, widget=UnfoldAdminSelectWidget, **_about("task_type"))
     model_name = forms.ChoiceField(
         choices=_models_by_family,
         widget=UnfoldAdminSelectWidget,
-        error_messages={"invalid_choice": gettext_lazy("%(value)s is not a model for a task that is trained here.")},
+        error_messages={"invalid_choice": gettext_lazy("%(value)s is not a model that is trained here.")},
         **_about("model_name"),
     )
     epochs = forms.IntegerField(widget=UnfoldAdminIntegerFieldWidget, **_about("epochs"))
@@ -119,6 +120,9 @@ class JobForm(forms.Form):
         required=False, widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}), **_about("hyperparameters")
     )
     seed = forms.IntegerField(widget=UnfoldAdminIntegerFieldWidget, **_about("seed"))
+    checkpoint_every = forms.IntegerField(
+        required=False, widget=UnfoldAdminIntegerFieldWidget, **_about("checkpoint_every")
+    )
     priority = forms.IntegerField(
         initial=0,
         label=_label("priority"),
@@ -142,7 +146,7 @@ class JobForm(forms.Form):
         self._field("project").empty_label = self._field("dataset").empty_label = _("Choose one")
         if len(projects) == 1:
             self.fields["project"].initial = projects[0]
-        self._field("dataset").queryset = _trainable_datasets(projects)
+        self._field("dataset").queryset = _datasets(projects)
         if model is not None:
             self.fields[KEEP_VERSION] = _keep_version_field(model)
 
@@ -183,11 +187,11 @@ def values_of(job: Job) -> dict[str, Any]:
     return {**values, "project": job.project_id, "dataset": job.dataset_version.dataset_id}
 
 
-def _trainable_datasets(projects: QuerySet[Project]) -> QuerySet[Dataset]:
-    newest = DatasetVersion.objects.filter(dataset=OuterRef("pk")).order_by("-number").values("number")[:1]
-    datasets = Dataset.objects.filter(project__in=projects, task_type__in=TRAINED_TASKS)
-    ordered = datasets.select_related("project").order_by("project__name", "name")
-    return ordered.annotate(newest_number=Subquery(newest))
+def _datasets(projects: QuerySet[Project]) -> QuerySet[Dataset]:
+    """With the number of the newest version that may be trained on, and of the newest of all."""
+    newest = DatasetVersion.objects.filter(dataset=OuterRef("pk")).order_by("-number").values("number")
+    ordered = Dataset.objects.filter(project__in=projects).select_related("project").order_by("project__name", "name")
+    return ordered.annotate(trainable_number=Subquery(newest.filter(errors=0)[:1]), newest_number=Subquery(newest[:1]))
 
 
 def _keep_version_field(model: Job) -> forms.BooleanField:
@@ -196,6 +200,6 @@ def _keep_version_field(model: Job) -> forms.BooleanField:
         required=False,
         initial=True,
         label=_("Train on %(version)s, as job %(id)s did") % words,
-        help_text=_("Switched off, or with another dataset, the newest version is taken."),
+        help_text=_("Switched off, or with another dataset, the newest version without errors is taken."),
         widget=UnfoldBooleanSwitchWidget,
     )

@@ -17,6 +17,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.forms import AdminForm
 from unfold.views import ChangeList
 
+from apps.jobs import leftovers
 from apps.jobs.admin import actions, live, page
 from apps.jobs.admin.cells import JobCells
 from apps.jobs.admin.filters import ModelFilter
@@ -27,7 +28,7 @@ from apps.jobs.selectors import jobs_of
 from apps.jobs.states import ENDED, State
 from apps.projects.admin import ProjectFilter, person_of
 from apps.projects.rights import Right, projects_of
-from trainer.contract.tasks import MODELS, TRAINED_TASKS
+from trainer.contract.tasks import MODELS
 
 
 class JobList(ChangeList):
@@ -49,8 +50,7 @@ class JobAdmin(JobCells):
         "state_and_why",
         "model_and_data",
         "progress",
-        "map50",
-        "map50_95",
+        "best",
         "seen",
         "owner",
     )
@@ -150,7 +150,7 @@ class JobAdmin(JobCells):
             "title": _("Clone of job %(id)s") % {"id": model.pk} if model else _("New job"),
             "adminform": adminform,
             "errors": form.errors,
-            "models_by_task": {task.value: MODELS[task] for task in TRAINED_TASKS},
+            "models_by_task": {task.value: names for task, names in MODELS.items()},
             "media": self.media + adminform.media,
             "inline_admin_formsets": [],
             "is_popup": False,
@@ -196,7 +196,9 @@ class JobAdmin(JobCells):
             job = Job.objects.select_for_update().get(pk=obj.pk)
             if not _is_over(job):  # somebody retried it meanwhile
                 raise PermissionDenied
+            references = [*job.attempts.exclude(reference="").values_list("reference", flat=True)]
             job.delete()
+            transaction.on_commit(lambda: leftovers.clean_up(references))
 
 
 def _reduce_to_news(response: TemplateResponse, known: str) -> None:

@@ -1,9 +1,8 @@
 """The addresses below a job's page: what refreshes it, the buttons, and the downloads. Each checks who asks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http import HTTPStatus
 from itertools import chain
-from mimetypes import guess_type
 from typing import Any
 
 from django.contrib import messages
@@ -14,30 +13,26 @@ from django.http import (
     HttpResponse,
     HttpResponseBase,
     HttpResponseNotAllowed,
-    HttpResponseRedirect,
     StreamingHttpResponse,
 )
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
-from django.utils.http import content_disposition_header
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from apps.executor.errors import ExecutorError
-from apps.jobs import selectors, services
+from apps.jobs import downloads, selectors, services
 from apps.jobs.admin import actions, logs, page
 from apps.jobs.errors import JobError, NotAllowedError
 from apps.jobs.models import Artifact, Attempt, Job
 from apps.projects.admin import person_of
-from apps.storage.stores import get_store
-from trainer.store import CHUNK, ObjectMissingError, StoreError
+from trainer.store import ObjectMissingError, StoreError
 
 VERBS: dict[str, tuple[actions.Verb, Any]] = {
     "cancel": (services.cancel, gettext_lazy("%(job)s is being cancelled.")),
     "retry": (services.retry, gettext_lazy("%(job)s is queued again.")),
 }
-_LINK_SECONDS = 300
 
 
 def urls(wrap: Callable[..., Any]) -> list[URLPattern]:
@@ -105,33 +100,13 @@ def download(request: HttpRequest, job_id: int, artifact_id: int) -> HttpRespons
     With `?show` a picture is shown in the page instead of being saved.
     """
     job = job_or_404(request, job_id)
-    artifact = get_object_or_404(Artifact.objects.select_related("attempt"), pk=artifact_id, attempt__job=job)
+    artifact = get_object_or_404(selectors.artifacts_of(job), pk=artifact_id)
     try:
-        link = get_store().presign_get(artifact.key, _LINK_SECONDS, filename=_file_name(artifact))
-        return HttpResponseRedirect(link) if link else _streamed(request, artifact)
+        return downloads.download(artifact, _file_name(artifact), inline="show" in request.GET)
     except ObjectMissingError as error:
         raise Http404(_("The store no longer has %(name)s.") % {"name": artifact.name}) from error
     except StoreError as error:
         return HttpResponse(str(error), status=HTTPStatus.BAD_GATEWAY, content_type="text/plain; charset=utf-8")
-
-
-def _streamed(request: HttpRequest, artifact: Artifact) -> HttpResponseBase:
-    pieces = _pieces(artifact.key)
-    first = next(pieces, b"")  # a store that cannot deliver says so before the answer begins
-    shown = "show" in request.GET and page.is_picture(artifact)
-    kind = guess_type(artifact.name)[0] if shown else "application/octet-stream"
-    response = StreamingHttpResponse(chain([first], pieces), content_type=kind)
-    response["Content-Disposition"] = content_disposition_header(not shown, _file_name(artifact)) or ""
-    response["Content-Length"] = str(artifact.size)
-    if shown:
-        response["Cache-Control"] = "private, max-age=3600"
-    return response
-
-
-def _pieces(key: str) -> Iterator[bytes]:
-    with get_store().open(key) as source:
-        while piece := source.read(CHUNK):
-            yield piece
 
 
 def _file_name(artifact: Artifact) -> str:

@@ -11,16 +11,18 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from pydantic import ValidationError
 
-from apps.jobs import selectors, services
+from apps.jobs import downloads, selectors, services
 from apps.jobs.admin import actions, cells, curves, logs, words
 from apps.jobs.environment import build_environment
-from apps.jobs.models import Artifact, Attempt, Event, Job, StatusChange
+from apps.jobs.ingest import is_own_key
+from apps.jobs.models import Attempt, Event, Job, StatusChange
 from apps.jobs.states import EndReason
 from apps.projects.rights import Right, may
+from apps.storage.models import DatasetVersion
+from trainer.contract.tasks import MAIN_METRICS, TaskType
 from trainer.contract.variables import in_words
 
 _EVENTS = 50
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 # The last words of an ended trainer, and what the executor found, come in within this time.
 _AFTERGLOW = timedelta(minutes=2)
 
@@ -41,12 +43,13 @@ def live_context(job: Job, attempt: Attempt | None, person: AbstractUser, have: 
     log_version = f"{attempt.pk if attempt else 0}-{tail.size}"
     fresh_curves = have.get("curves") != curves.version(attempt)
     stored = list(selectors.artifacts(attempt)) if attempt else []
-    pictures = [each for each in stored if is_picture(each)]
+    pictures = [each for each in stored if downloads.is_picture(each)]
     return {
         "job": job,
         "attempt": attempt,
         "live": is_live(job),
         "state_label": cells.state_label(job),
+        "version_url": cells.version_url(job),
         "progress_bar": cells.progress_bar(job) if job.active else "",
         "progress_words": cells.progress_words(job),
         "offered": actions.offered(job, may_train=may(person, Right.TRAIN, job.project)),
@@ -75,6 +78,7 @@ def static_context(job: Job, attempt: Attempt | None) -> dict[str, Any]:
             if name != "hyperparameters"
         ],
         "hyperparameters": job.hyperparameters,
+        "dataset_facts": list(_dataset_facts(job.dataset_version)),
         "trainer_environment": _environment(job, attempt),
     }
 
@@ -95,8 +99,9 @@ def advice(job: Job) -> str:
     return job.end_message.partition("\n")[2] if job.ended else ""
 
 
-def is_picture(artifact: Artifact) -> bool:
-    return artifact.name.lower().endswith(_PICTURES)
+def main_metrics(job: Job) -> dict[str, str]:
+    """Short names of what counts for the job's task, by ultralytics' names."""
+    return MAIN_METRICS[TaskType(job.task_type)]
 
 
 def how_it_ended(attempt: Attempt) -> str:
@@ -125,13 +130,20 @@ def _facts(job: Job, attempt: Attempt | None) -> Iterator[tuple[str, str]]:
     yield _("Last seen"), words.ago(job.last_message_at)
     yield _("Duration"), _ran_for(job)
     yield _("Best epoch"), str(job.best_epoch or words.NOTHING)
-    yield "mAP50", words.score(job.best_metrics, cells.MAP50)
-    yield "mAP50-95", words.score(job.best_metrics, cells.MAP50_95)
+    for name, label in main_metrics(job).items():
+        yield label, words.score(job.best_metrics.get(name))
     yield _("Attempt"), str(attempt.number) if attempt else _("none yet")
     if attempt:
         yield _("Node"), attempt.node or words.NOTHING
         yield _("Device"), _device(attempt)
     yield _("Owner"), job.created_by.get_username() if job.created_by else words.NOTHING
+
+
+def _dataset_facts(version: DatasetVersion) -> Iterator[tuple[str, str]]:
+    """What the version that the job is pinned to holds, in all and by split."""
+    for label, counts in ((_("Images"), version.images), (_("Labelled objects"), version.instances)):
+        splits = ", ".join(f"{split} {count}" for split, count in counts.items())
+        yield label, f"{sum(counts.values())} ({splits})" if splits else words.NOTHING
 
 
 def _device(attempt: Attempt) -> str:
@@ -167,7 +179,7 @@ def _event_lines(attempt: Attempt | None) -> Iterator[EventLine]:
     """Newest first. Heartbeats in a row say the same, so that the last of them stands for all."""
     if attempt is None:
         return
-    newest = Event.objects.filter(attempt=attempt).order_by("-seq")[: 20 * _EVENTS]
+    newest = Event.objects.filter(attempt=attempt).select_related("attempt__job").order_by("-seq")[: 20 * _EVENTS]
     for kind, run in groupby(newest, key=lambda event: event.type):
         if kind != "progress":
             yield from (EventLine(each.seq, each.at, each.type, in_few_words(each)) for each in run)
@@ -186,11 +198,17 @@ def in_few_words(event: Event) -> str:
             done = "" if said.get("fraction") is None else words.percent(said["fraction"])
             return " ".join(str(part) for part in (said.get("phase"), done, said.get("note")) if part)
         case "epoch":
-            score = words.score(said.get("metrics", {}), cells.MAP50)
-            told = {"epoch": said.get("epoch"), "all": said.get("epochs"), "score": score}
-            return _("%(epoch)s/%(all)s, mAP50 %(score)s") % told
+            name, label = next(iter(main_metrics(event.attempt.job).items()))
+            score = words.score(said.get("metrics", {}).get(name))
+            return f"{said.get('epoch')}/{said.get('epochs')}, {label} {score}"
         case "artifact":
-            return f"{said.get('kind')} {said.get('name')}"
+            stored = f"{said.get('kind')} {said.get('name')}"
+            if is_own_key(event.attempt, str(said.get("key"))):
+                return stored
+            return _("%(stored)s is not taken: its key %(key)s is none of this attempt's") % {
+                "stored": stored,
+                "key": said.get("key"),
+            }
         case "failed":
             return f"{said.get('reason')}: {said.get('message')}"
         case "finished":

@@ -1,7 +1,6 @@
 """Times, shares and reasons in the words an operator uses."""
 
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -49,10 +48,21 @@ def percent(fraction: float) -> str:
     return f"{min(max(fraction, 0.0), 1.0):.0%}".replace("%", " %")
 
 
-def score(metrics: dict[str, Any], name: str) -> str:
+def score(value: float | None) -> str:
     """A metric with three digits, or a dash where it is unknown or not a number."""
-    value = metrics.get(name)
     return NOTHING if value is None else f"{value:.3f}"
+
+
+_MEASURED_ON = {"(B)": "", "(M)": "mask ", "(P)": "pose "}
+
+
+def metric(name: str) -> str:
+    """ultralytics' name of a metric or loss, shorter: `metrics/mAP50(M)` is mask mAP50, `train/box_loss` is box."""
+    short = name.partition("/")[2] or name
+    for mark, thing in _MEASURED_ON.items():
+        if short.endswith(mark):
+            return thing + short.removesuffix(mark)
+    return short.removesuffix("_loss").replace("accuracy_top", "top-")
 
 
 def number(value: float | None) -> str:

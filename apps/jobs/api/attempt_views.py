@@ -15,11 +15,11 @@ from rest_framework.views import APIView
 
 from apps.executor.base import LogChunk
 from apps.jobs import selectors
-from apps.jobs.api.downloads import download
 from apps.jobs.api.job_views import find_job
 from apps.jobs.api.requests import AttemptQuery, EventQuery, LogQuery
 from apps.jobs.api.schema import of_attempt, problems
 from apps.jobs.api.serializers import ArtifactSerializer, EpochSerializer, EventSerializer
+from apps.jobs.downloads import download
 from apps.jobs.models import Artifact, Attempt, EpochMetrics
 
 LOG_HEADERS = [
@@ -144,4 +144,4 @@ class ArtifactDownload(APIView):
     )
     def get(self, request: Request, job_id: int, artifact_id: int) -> HttpResponseBase:
         job = find_job(request, job_id)
-        return download(get_object_or_404(Artifact, attempt__job=job, pk=artifact_id))
+        return download(get_object_or_404(selectors.artifacts_of(job), pk=artifact_id))

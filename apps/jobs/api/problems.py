@@ -17,6 +17,7 @@ from rest_framework.views import set_rollback
 
 from apps.executor.errors import ExecutorError, UnknownReferenceError
 from apps.jobs.errors import IllegalMoveError, InvalidJobError, NotAllowedError
+from apps.storage.errors import InvalidUploadError, NotPermittedError, VersionInUseError, WrongStateError
 from trainer.store import ObjectMissingError, StoreError
 
 if TYPE_CHECKING:
@@ -66,11 +67,16 @@ class Kind:
 
 
 INVALID = Kind(HTTPStatus.BAD_REQUEST, "invalid", gettext_lazy("The request is not valid"))
+NOT_ALLOWED = Kind(HTTPStatus.FORBIDDEN, "not-allowed", gettext_lazy("Your role does not allow this"))
 # The first that fits counts: a special error stands before its base.
 KINDS: tuple[tuple[type[Exception], Kind], ...] = (
     (InvalidJobError, INVALID),
-    (NotAllowedError, Kind(HTTPStatus.FORBIDDEN, "not-allowed", gettext_lazy("Your role does not allow this"))),
+    (InvalidUploadError, INVALID),
+    (NotAllowedError, NOT_ALLOWED),
+    (NotPermittedError, NOT_ALLOWED),
     (IllegalMoveError, Kind(HTTPStatus.CONFLICT, "illegal-move", gettext_lazy("The job's state does not allow this"))),
+    (WrongStateError, Kind(HTTPStatus.CONFLICT, "import-state", gettext_lazy("The import has moved on"))),
+    (VersionInUseError, Kind(HTTPStatus.CONFLICT, "version-in-use", gettext_lazy("Jobs use this version"))),
     (UnknownReferenceError, Kind(HTTPStatus.NOT_FOUND, "log-gone", gettext_lazy("The log is no longer kept"))),
     (ExecutorError, Kind(HTTPStatus.SERVICE_UNAVAILABLE, "executor", gettext_lazy("The executor did not answer"))),
     (ObjectMissingError, Kind(HTTPStatus.NOT_FOUND, "file-gone", gettext_lazy("The file is no longer stored"))),
@@ -90,7 +96,7 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> JsonRespo
 def problem_of(error: Exception) -> Problem | None:
     for kind_of_error, kind in KINDS:
         if isinstance(error, kind_of_error):
-            errors = error.problems if isinstance(error, InvalidJobError) else {}
+            errors = error.problems if isinstance(error, InvalidJobError | InvalidUploadError) else {}
             return Problem(kind.status, str(error), kind.uri, kind.title, errors)
     if isinstance(error, Http404):
         return Problem(HTTPStatus.NOT_FOUND, _("There is nothing here, or nothing that you may see."))

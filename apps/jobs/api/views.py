@@ -1,4 +1,4 @@
-"""Tokens, projects and datasets."""
+"""Tokens and projects."""
 
 from typing import Any
 
@@ -16,14 +16,11 @@ from rest_framework.response import Response
 from rest_framework.throttling import AnonRateThrottle
 from rest_framework.views import APIView
 
-from apps.jobs.api.filters import DatasetFilter
 from apps.jobs.api.pagination import ByName
 from apps.jobs.api.schema import problems
-from apps.jobs.api.serializers import DatasetSerializer, ProjectSerializer
+from apps.jobs.api.serializers import ProjectSerializer
 from apps.projects.models import Project
 from apps.projects.rights import projects_of
-from apps.storage.models import Dataset
-from apps.storage.selectors import datasets_of
 
 
 class TokenAnswer(serializers.Serializer[Any]):
@@ -84,35 +81,6 @@ class ProjectDetail(RetrieveAPIView[Project]):
 
     def get_queryset(self) -> QuerySet[Project]:
         return projects_of(self.request.user)
-
-
-@extend_schema_view(
-    get=extend_schema(
-        summary="List datasets", tags=["datasets"], responses={200: DatasetSerializer(many=True), **problems(400)}
-    )
-)
-class DatasetList(ListAPIView[Dataset]):
-    """The datasets of your projects, with their versions."""
-
-    queryset = Dataset.objects.none()
-    serializer_class = DatasetSerializer
-    pagination_class = ByName
-    filterset_class = DatasetFilter
-
-    def get_queryset(self) -> QuerySet[Dataset]:
-        return datasets_of(self.request.user).prefetch_related("versions")
-
-
-@extend_schema_view(
-    get=extend_schema(summary="Show a dataset", tags=["datasets"], responses={200: DatasetSerializer, **problems(404)})
-)
-class DatasetDetail(RetrieveAPIView[Dataset]):
-    queryset = Dataset.objects.none()
-    serializer_class = DatasetSerializer
-    filter_backends = ()
-
-    def get_queryset(self) -> QuerySet[Dataset]:
-        return datasets_of(self.request.user).prefetch_related("versions")
 
 
 @extend_schema(exclude=True)

@@ -241,7 +241,7 @@
     if (list) keepFresh(Number(list.dataset.liveList), refreshList);
     const models = document.getElementById("models-by-task");
     if (models) startForm(models);
-    const page = document.getElementById("job-page");
+    const page = document.querySelector("[data-live-page]");
     if (!page) return;
     drawCharts();
     scrollLogToEnd();

@@ -12,11 +12,15 @@ from apps.jobs.errors import JobError
 from apps.jobs.models import Job
 from apps.jobs.states import State
 from apps.projects.models import Project
+from apps.storage.errors import StorageError
+from apps.storage.imports import in_words
 from apps.storage.models import DatasetVersion
 from apps.storage.sample import draw_sample
 from apps.storage.services import import_folder
 from config import local_services, setting_up
 from trainer.contract.tasks import TaskType
+from trainer.dataset.errors import DatasetError
+from trainer.store import StoreError
 
 PROJECT, DATASET = "Demo", "shapes"
 # From random weights, so that it learns the same with and without a network to fetch published ones from.
@@ -42,7 +46,10 @@ class Command(BaseCommand):
         setting_up.prepare()
         user, password = setting_up.ensure_admin()
         project, _ = Project.objects.get_or_create(name=PROJECT)
-        version = self._dataset(project, user)
+        try:
+            version = self._dataset(project, user)
+        except (StorageError, DatasetError, StoreError, OSError) as error:
+            raise CommandError(in_words(error)) from error
         splits = ", ".join(
             f"{count} {split} images with {version.instances[split]} boxes" for split, count in version.images.items()
         )

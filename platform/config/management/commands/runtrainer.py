@@ -152,6 +152,7 @@ _TRAINING_OPTIONS = (
     ("--seed", "SEED", int),
     ("--pretrained", "PRETRAINED", str),
     ("--weights", "WEIGHTS", str),
+    ("--checkpoint-every", "CHECKPOINT_EVERY", int),
     ("--hyperparameters", "HYPERPARAMETERS", _json),
 )
 

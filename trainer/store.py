@@ -263,6 +263,13 @@ class ObjectStore(ABC):
     def list_uploads(self, prefix: str = "") -> Iterator[PendingUpload]:
         """The uploads below the folder `prefix` that were neither completed nor aborted, in no promised order."""
 
+    @abstractmethod
+    def remove_unfinished(self, before: datetime) -> None:
+        """Remove what killed processes left of objects that they were writing, and nobody has touched since then.
+
+        `before` is aware. What a service holds of such is in `list_uploads`.
+        """
+
     def exists(self, key: str) -> bool:
         return self.stat(key) is not None
 

@@ -169,6 +169,17 @@ class LocalStore(ObjectStore):
                 if about is not None and about[0].startswith(below):
                     yield PendingUpload(about[0], folder.name, about[1])
 
+    def remove_unfinished(self, before: datetime) -> None:
+        with self._translated("tidy", INCOMING), suppress(FileNotFoundError):
+            for path in self._incoming.glob(".*.part"):
+                with suppress(FileNotFoundError):  # its writer has finished, or somebody else tidies
+                    if path.stat().st_mtime >= before.timestamp():
+                        continue
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink()
+
     # --- the rest -----------------------------------------------------------------------------------------------
 
     def _path(self, key: str) -> Path:

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
@@ -248,6 +249,9 @@ class S3Store(ObjectStore):
             for page in pages:
                 for upload in page.get("Uploads", ()):
                     yield PendingUpload(upload["Key"], upload["UploadId"], upload["Initiated"])
+
+    def remove_unfinished(self, before: datetime) -> None:
+        return  # an object is there whole, or its upload is in `list_uploads`
 
     def _start(self, key: str, content_type: str | None, metadata: Mapping[str, str]) -> str:
         with self._translated("start an upload of", key):

@@ -122,6 +122,12 @@ class ProjectAdmin(RightsAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return bool(request.user.is_superuser)
 
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Only an empty one: what datasets and jobs have in the store would be left behind."""
+        project = cast("Project | None", obj)
+        empty = project is None or not (project.datasets.exists() or project.jobs.exists())
+        return empty and super().has_delete_permission(request, obj)
+
     @admin.display(description=_("members"), ordering="members_total")
     def member_count(self, project: Any) -> int:
         return int(project.members_total)

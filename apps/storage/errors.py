@@ -23,6 +23,10 @@ class NoSuchDatasetError(StorageError):
     """No dataset by that name or id, or none that may be seen."""
 
 
+class NoSuchVersionError(StorageError):
+    """The dataset has no version of that number."""
+
+
 class NotADatasetError(StorageError):
     """A folder or archive that does not hold a dataset that can be trained on."""
 

@@ -252,10 +252,14 @@ class ImportState(models.TextChoices):
     CANCELLED = "cancelled", _("Cancelled")
 
 
+GOING = (ImportState.UPLOADING, ImportState.QUEUED, ImportState.RUNNING)
+
+
 class Phase(models.TextChoices):
     """What a running import is doing; `done` and `total` count bytes, files or images in it."""
 
-    FETCHING = "fetching", _("Fetching")
+    DOWNLOADING = "downloading", _("Downloading")
+    FETCHING = "fetching", _("Copying the upload to the worker")
     UNPACKING = "unpacking", _("Unpacking")
     CONVERTING = "converting", _("Converting")
     CHECKING = "checking", _("Checking")

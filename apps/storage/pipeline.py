@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
@@ -75,7 +76,7 @@ def import_contents(imp: DatasetImport, folder: Path, scratch: Path, tell: Tell)
             ok=report.ok,
             store=get_store(),
             dataset_id=str(imp.dataset_id),
-            index=DatabaseIndex(imp.dataset),
+            index=DatabaseIndex(imp),
             progress=_of(Phase.STORING, tell),
         )
         newest = newest_of(imp.dataset)
@@ -232,9 +233,9 @@ def _settle(imp: DatasetImport, version: DatasetVersion | None, sha256: str, rep
         else:
             outcome = Outcome(_show(dataset, newest, version), made=True)
             message = _summary(outcome.version, report)
-        ended = {"state": ImportState.SUCCEEDED, "ended_at": timezone.now(), "seen_at": timezone.now()}
+        ended = {"state": ImportState.SUCCEEDED, "ended_at": timezone.now(), "seen_at": timezone.now(), "done": F("total")}
         if not mine(imp).update(version=outcome.version, message=message, **ended):
-            raise ImportLostError(_("The import of %(name)s was cancelled.") % {"name": imp})
+            raise ImportLostError(imp)
     return outcome
 
 

@@ -19,12 +19,15 @@ logger = logging.getLogger(__name__)
 # Phase, done, total: what is counted depends on the phase, and a total of 0 is not known yet.
 Tell = Callable[[Phase, int, int], None]
 
-_WRITTEN_EVERY_SECONDS = 1.0
+_WRITTEN_EVERY_SECONDS = 0.5
 _BEAT_SECONDS = 20.0
 
 
 class ImportLostError(WrongStateError):
     """The import was cancelled, or handed to another worker; whoever is at it stops."""
+
+    def __init__(self, imp: DatasetImport) -> None:
+        super().__init__(_("The import of %(name)s was cancelled.") % {"name": imp})
 
 
 def mine(imp: DatasetImport) -> "QuerySet[DatasetImport]":
@@ -33,23 +36,27 @@ def mine(imp: DatasetImport) -> "QuerySet[DatasetImport]":
 
 
 class Heartbeat:
-    """Writes progress into the row, at most every second, and stops the work of an import that is not wanted."""
+    """Writes progress into the row, and stops the work of an import that is not wanted.
+
+    It writes at most twice a second, and always as a phase begins and as all of it is done.
+    """
 
     def __init__(self, imp: DatasetImport, also: Tell | None) -> None:
         self._imp, self._also = imp, also
         self._phase: Phase | None = None
-        self._written = 0.0
+        self._written, self._whole = 0.0, False
 
     def __call__(self, phase: Phase, done: int, total: int) -> None:
         """Raises ImportLostError."""
         if self._also:
             self._also(phase, done, total)
-        now = time.monotonic()
-        if phase == self._phase and now - self._written < _WRITTEN_EVERY_SECONDS:
+        now, whole = time.monotonic(), 0 < total <= done
+        news = phase != self._phase or (whole and not self._whole)
+        if not news and now - self._written < _WRITTEN_EVERY_SECONDS:
             return
-        self._phase, self._written = phase, now
+        self._phase, self._written, self._whole = phase, now, whole
         if not mine(self._imp).update(phase=phase, done=done, total=total, seen_at=timezone.now()):
-            raise ImportLostError(_("The import of %(name)s was cancelled.") % {"name": self._imp})
+            raise ImportLostError(self._imp)
 
 
 @contextmanager

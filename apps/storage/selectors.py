@@ -4,11 +4,12 @@ import uuid
 from contextlib import suppress
 
 from django.db.models import Q, QuerySet
+from django.utils.translation import gettext as _
 
 from apps.projects.models import Project
 from apps.projects.rights import Person, projects_of
-from apps.storage.errors import NoSuchDatasetError
-from apps.storage.models import Dataset, DatasetImport
+from apps.storage.errors import NoSuchDatasetError, NoSuchVersionError
+from apps.storage.models import Dataset, DatasetImport, DatasetVersion
 
 
 def datasets_of(person: Person) -> QuerySet[Dataset]:
@@ -36,3 +37,20 @@ def find_dataset(project: Project, name_or_id: str) -> Dataset:
         names = ", ".join(project.datasets.values_list("name", flat=True)[:20]) or "none yet"
         raise NoSuchDatasetError(f"No dataset {name_or_id!r} in project {project.name}; it has: {names}.")
     return dataset
+
+
+def find_version(dataset: Dataset, number: int | None) -> Dataset | DatasetVersion:
+    """The version of that number; the dataset itself, which stands for its newest trainable one, where none is given.
+
+    Raises:
+        NoSuchVersionError: naming those there are.
+    """
+    if number is None:
+        return dataset
+    version = dataset.versions.filter(number=number).first()
+    if version is None:
+        numbers = dataset.versions.order_by("-number").values_list("number", flat=True)[:20]
+        there = ", ".join(f"v{each}" for each in numbers) or _("none yet")
+        words = {"dataset": dataset, "number": number, "there": there}
+        raise NoSuchVersionError(_("%(dataset)s has no version %(number)s; it has: %(there)s.") % words)
+    return version

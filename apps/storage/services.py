@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 from apps.projects.models import Project
 from apps.storage.errors import InvalidUploadError, NotADatasetError, WrongStateError
 from apps.storage.imports import claim, import_archive, tidy_up, working
-from apps.storage.models import Dataset, DatasetImport, DatasetVersion
+from apps.storage.models import GOING, Dataset, DatasetImport, DatasetVersion
 from apps.storage.options import checked_options
 from apps.storage.pipeline import Outcome, import_contents
 from apps.storage.progress import Tell
@@ -99,5 +99,7 @@ def _dataset(project: Project, name: str, task_type: str) -> Iterator[Dataset]:
         yield dataset
     finally:
         if made:
-            # Not where shards were stored: the import that is begun anew finds them by their rows.
-            Dataset.objects.filter(pk=dataset.pk, versions=None, shards=None).delete()
+            # Not where shards were stored: the import that is begun anew finds them by their rows. Nor where somebody
+            # else has begun to import into it.
+            unused = Dataset.objects.filter(pk=dataset.pk, versions=None, shards=None)
+            unused.exclude(imports__state__in=GOING).delete()

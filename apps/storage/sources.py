@@ -26,12 +26,17 @@ from apps.storage.models import Phase
 from apps.storage.progress import Tell
 from trainer.contract.variables import store_settings
 from trainer.dataset.errors import DatasetError
-from trainer.store import CHUNK, ObjectStore, S3StoreSettings, StoredObject, open_store
+from trainer.store import CHUNK, ObjectStore, S3StoreSettings, StoredObject, check_key, open_store
 
 MAX_BYTES = DEFAULT.total
 _REDIRECTS, _TRIES = 5, 6
+_TRIES_TO_REACH = 3  # a server of which nothing has come yet: more likely a wrong address than a bad moment
 _TIMEOUT = httpx.Timeout(30, connect=10)
 _ILL_FOR_NOW = frozenset({429, 500, 502, 503, 504})
+
+
+class _RefusedError(SourceError):
+    """Trying again ends the same way, so that there is nothing to keep for it."""
 
 
 class _BrokenOffError(Exception):
@@ -106,7 +111,12 @@ def _downloaded(url: str, tell: Tell) -> Iterator[Path]:
         except OSError as error:
             said = _("%(url)s is being imported already, by another command.")
             raise SourceError(said % {"url": shown(url)}) from error
-        _download(url, file, about, tell)
+        try:
+            _download(url, file, about, tell)
+        except SourceError as error:
+            if isinstance(error, _RefusedError) or not path.stat().st_size:
+                shutil.rmtree(folder)
+            raise
         try:
             yield path
         except (StorageError, DatasetError):
@@ -118,6 +128,7 @@ def _downloaded(url: str, tell: Tell) -> Iterator[Path]:
 
 def _download(url: str, file: BinaryIO, about: Path, tell: Tell) -> None:
     """Have all of `url` in `file`, beginning after what is in it already."""
+    tell(Phase.DOWNLOADING, file.seek(0, 2), 0)  # said before the server is: it may let wait
     limits = {"timeout": _TIMEOUT, "follow_redirects": True, "max_redirects": _REDIRECTS}
     with httpx.Client(headers={"Accept-Encoding": "identity"}, **limits) as client:  # type: ignore[arg-type]
         for left in reversed(range(_TRIES)):
@@ -125,13 +136,16 @@ def _download(url: str, file: BinaryIO, about: Path, tell: Tell) -> None:
                 _go_on(client, url, file, about, tell)
                 return
             except (httpx.TransportError, _BrokenOffError) as error:
-                if left == 0 or isinstance(error, httpx.UnsupportedProtocol):
+                out_of_reach = isinstance(error, httpx.ConnectError) and not file.tell()
+                if left == (_TRIES - _TRIES_TO_REACH if out_of_reach else 0) or isinstance(
+                    error, httpx.UnsupportedProtocol
+                ):
                     said = _("%(url)s cannot be fetched: %(why)s. Check the address; run the command again to go on.")
                     raise SourceError(said % {"url": shown(url), "why": error or type(error).__name__}) from error
                 time.sleep(2.0 ** (_TRIES - left - 1) / 4)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                said = _("%(url)s cannot be fetched: %(why)s.")
-                raise SourceError(said % {"url": shown(url), "why": error}) from error
+                said = _("%(url)s cannot be fetched: %(why)s. Check the address.")
+                raise _RefusedError(said % {"url": shown(url), "why": error}) from error
 
 
 def _go_on(client: httpx.Client, url: str, file: BinaryIO, about: Path, tell: Tell) -> None:
@@ -151,7 +165,7 @@ def _go_on(client: httpx.Client, url: str, file: BinaryIO, about: Path, tell: Te
         if answer.status_code not in (200, 206):
             said = _("%(url)s cannot be fetched: the server answered %(status)s %(reason)s.")
             what = {"url": shown(url), "status": answer.status_code, "reason": answer.reason_phrase}
-            raise SourceError(said % what)
+            raise _RefusedError(said % what)
         if answer.status_code == 200:
             done = _start_over(file)
         elif not answer.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
@@ -164,14 +178,14 @@ def _go_on(client: httpx.Client, url: str, file: BinaryIO, about: Path, tell: Te
 def _receive(answer: httpx.Response, file: BinaryIO, done: int, tell: Tell, url: str) -> None:
     length = answer.headers.get("Content-Length", "")
     total = done + int(length) if length.isdigit() else 0
-    tell(Phase.FETCHING, done, total)
+    tell(Phase.DOWNLOADING, done, total)
     for chunk in answer.iter_raw():  # as it arrives: what a fixed size waits for is lost when it breaks off
         file.write(chunk)
         done += len(chunk)
         if max(done, total) > MAX_BYTES:
             said = _("%(url)s is larger than %(most)s GiB, the most that is imported. Split the dataset.")
-            raise SourceError(said % {"url": shown(url), "most": MAX_BYTES >> 30})
-        tell(Phase.FETCHING, done, total)
+            raise _RefusedError(said % {"url": shown(url), "most": MAX_BYTES >> 30})
+        tell(Phase.DOWNLOADING, done, total)
     file.flush()
     if total and done != total:
         said = _("the connection was closed after %(done)s of %(total)s bytes")
@@ -210,7 +224,8 @@ def _from_store(source: str, scratch: Path, tell: Tell) -> Path:
         raise SourceError(_("%(source)s is no address of the form s3://bucket/key.") % {"source": source})
     store, target = open_store(replace(configured, bucket=bucket)), scratch / "fetched"
     one = store.stat(key)
-    found = [one] if one else list(store.list(key))
+    # Consoles mark a folder by an empty object whose key ends with a slash.
+    found = [one] if one else [stored for stored in store.list(key) if not stored.key.endswith("/")]
     if not found:
         raise SourceError(_("There is nothing at %(source)s.") % {"source": source})
     above = PurePosixPath(key).parent if one else PurePosixPath(key)
@@ -224,10 +239,10 @@ def _copy(store: ObjectStore, found: list[StoredObject], above: PurePosixPath, t
         said = _("There are more than %(most)s GiB, the most that is imported. Split the dataset.")
         raise SourceError(said % {"most": MAX_BYTES >> 30})
     for stored in found:
-        path = target / PurePosixPath(stored.key).relative_to(above)
+        path = target / PurePosixPath(check_key(stored.key)).relative_to(above)
         path.parent.mkdir(parents=True, exist_ok=True)
         with store.open(stored.key) as source, path.open("xb") as copy:
             while chunk := source.read(CHUNK):
                 copy.write(chunk)
                 done += len(chunk)
-                tell(Phase.FETCHING, done, total)
+                tell(Phase.DOWNLOADING, done, total)

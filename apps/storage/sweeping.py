@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from django.core.cache import cache
+from django.db import DatabaseError
 from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
@@ -34,6 +35,7 @@ ABANDONED = timedelta(days=7)
 
 _AT_ONCE = 50
 _WAKE_UP_SECONDS = 55  # less than the time between two sweeps: wake-ups do not pile up behind a long import
+_WRITTEN_TO = ("uploads", "datasets", "projects")  # archives, shards, and what trainers store
 _ENDED = (ImportState.SUCCEEDED, ImportState.FAILED, ImportState.CANCELLED)
 
 
@@ -54,7 +56,7 @@ def sweep() -> None:
 def _attempt(step: Callable[[], None]) -> None:
     try:
         step()
-    except (StoreError, OSError) as error:
+    except (StoreError, OSError, DatabaseError) as error:
         logger.warning("The sweep could not %s: %s", step.__name__.replace("_", " "), error)
 
 
@@ -115,14 +117,16 @@ def sweep_datasets() -> None:
 
 
 def abort_unknown_uploads() -> None:
-    """Uploads of which no row knows, once an hour: the store charges for their parts and lists them nowhere else."""
+    """What killed processes left half stored, once an hour: it takes room, and no listing of objects shows it."""
     if not cache.add("storage.sweep.unknown-uploads", True, timeout=3600):
         return
-    store = get_store()
+    store, old = get_store(), timezone.now() - timedelta(days=1)
     known = set(DatasetImport.objects.filter(state=ImportState.UPLOADING).values_list("upload_id", flat=True))
-    for pending in list(store.list_uploads("uploads")):
-        if pending.upload_id not in known and pending.started_at < timezone.now() - timedelta(days=1):
-            store.abort_upload(pending.key, pending.upload_id)
+    for folder in _WRITTEN_TO:
+        for pending in list(store.list_uploads(folder)):
+            if pending.upload_id not in known and pending.started_at < old:
+                store.abort_upload(pending.key, pending.upload_id)
+    store.remove_unfinished(old)
 
 
 def remove_scratch() -> None:

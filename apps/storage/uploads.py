@@ -22,7 +22,7 @@ from django.utils.translation import gettext as _
 from apps.projects.rights import Right
 from apps.storage import tasks
 from apps.storage.errors import InvalidUploadError, WrongStateError
-from apps.storage.models import Dataset, DatasetImport, ImportState
+from apps.storage.models import GOING, Dataset, DatasetImport, ImportState
 from apps.storage.options import checked_options
 from apps.storage.rights import require
 from apps.storage.stores import get_store
@@ -154,7 +154,7 @@ def complete_upload(imp: DatasetImport, by: AbstractUser) -> DatasetImport:
     if imp.state in (ImportState.QUEUED, ImportState.RUNNING, ImportState.SUCCEEDED):
         return imp
     _require_uploading(imp)
-    stored = _put_together(imp)
+    key, stored = imp.upload_key, _put_together(imp)
     if stored != imp.size:
         said = _("The store has %(stored)s bytes of %(name)s, and %(size)s were announced. Upload it again.")
         raise InvalidUploadError({"size": [said % {"stored": stored, "name": imp.source, "size": imp.size}]})
@@ -164,6 +164,7 @@ def complete_upload(imp: DatasetImport, by: AbstractUser) -> DatasetImport:
             transaction.on_commit(lambda: tasks.wake_importer(imp.pk))
     imp.refresh_from_db()
     if imp.state == ImportState.CANCELLED:
+        imp.upload_key = imp.upload_key or key  # whoever cancelled it found nothing at the key yet, and forgot it
         forget_upload(imp)
     return imp
 
@@ -176,9 +177,7 @@ def cancel_import(imp: DatasetImport, by: AbstractUser) -> DatasetImport:
         WrongStateError: it has ended.
     """
     require(by, Right.TRAIN, imp.dataset)
-    going = DatasetImport.objects.filter(
-        pk=imp.pk, state__in=(ImportState.UPLOADING, ImportState.QUEUED, ImportState.RUNNING)
-    )
+    going = DatasetImport.objects.filter(pk=imp.pk, state__in=GOING)
     said = _("Cancelled by %(person)s.") % {"person": by.get_username()}
     moved = going.update(state=ImportState.CANCELLED, message=said, ended_at=timezone.now())
     imp.refresh_from_db()
@@ -244,8 +243,8 @@ def _require_uploading(imp: DatasetImport) -> None:
 
 def _problems_of(filename: str, size: int) -> dict[str, list[str]]:
     problems: dict[str, list[str]] = {}
-    if not filename or len(filename) > 255 or _UNPRINTABLE.search(filename):
-        problems["filename"] = [_("must be a file name of at most 255 characters")]
+    if not filename or len(filename.encode("utf-8", "replace")) > 255 or _UNPRINTABLE.search(filename):
+        problems["filename"] = [_("must be a file name of at most 255 bytes: shorten it")]
     elif not filename.lower().endswith(ARCHIVES):
         problems["filename"] = [_("must end as an archive does: %(suffixes)s") % {"suffixes": ", ".join(ARCHIVES)}]
     if not 0 < size <= MAX_OBJECT_BYTES:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import zip_longest
 from typing import Literal
 
@@ -164,7 +164,8 @@ def sweep_dataset(dataset: Dataset) -> bool:
     Files that were stored a short time ago are kept for an import that was interrupted and is repeated. No import of
     the dataset runs meanwhile: it would rely on what is being deleted. Raises StoreError.
     """
-    if not _begin_sweep(dataset):
+    lease = _begin_sweep(dataset)
+    if lease is None:
         return False
     deadline = time.monotonic() + SWEEP_LEASE.total_seconds() / 2
     try:
@@ -176,21 +177,22 @@ def sweep_dataset(dataset: Dataset) -> bool:
             Shard.objects.filter(key=key).delete()
         return True
     finally:
-        Dataset.objects.filter(pk=dataset.pk).update(sweep_until=None)
+        # Its own lease: after a long standstill another sweep may have one.
+        Dataset.objects.filter(pk=dataset.pk, sweep_until=lease).update(sweep_until=None)
 
 
-def _begin_sweep(dataset: Dataset) -> bool:
-    """Keep imports from beginning, where none runs and no rows are left over; `imports.claim` looks."""
+def _begin_sweep(dataset: Dataset) -> datetime | None:
+    """Keep imports from beginning until a time, where none runs and no rows are left over; `imports.claim` looks."""
     with transaction.atomic():
         locked = Dataset.objects.select_for_update().filter(pk=dataset.pk).first()
         now = timezone.now()
         if locked is None or (locked.sweep_until and locked.sweep_until > now):
-            return False
+            return None
         if locked.imports.filter(state=ImportState.RUNNING).exists() or _left_over(locked).exists():
-            return False
+            return None
         locked.sweep_until = now + SWEEP_LEASE
         locked.save(update_fields=["sweep_until"])
-        return True
+        return locked.sweep_until
 
 
 def _left_over(dataset: Dataset) -> "QuerySet[DatasetVersion]":

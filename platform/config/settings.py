@@ -332,6 +332,10 @@ UNFOLD: dict[str, Any] = {
                         "title": _("Datasets"),
                         "icon": "photo_library",
                         "link": reverse_lazy("admin:storage_dataset_changelist"),
+                        # Their versions have pages of their own.
+                        "active": lambda request: request.path.startswith(
+                            str(reverse_lazy("admin:app_list", args=["storage"]))
+                        ),
                     },
                     {
                         "title": _("Projects"),

@@ -33,12 +33,24 @@ def test_a_job_made_in_the_form_is_watched_live_to_its_end(page: Page, embedded:
     assert page.locator("canvas").count() >= 2
 
 
-def test_a_model_for_another_task_is_not_offered(page: Page, embedded: Installation) -> None:
+def test_only_models_for_the_chosen_task_are_offered(page: Page, embedded: Installation) -> None:
     page.goto(f"{embedded.url}/admin/jobs/job/add/")
     page.locator("[name=task_type]").select_option("object_detection")
-    offered = page.locator("[name=model_name] option").evaluate_all("all => all.map(o => o.value)")
-    assert "yolo11n" in offered
-    assert not [name for name in offered if name.endswith(("-seg", "-pose", "-obb", "-cls"))]
+    page.locator("[name=model_name]").select_option("yolo11s")
+    page.locator("[name=task_type]").select_option("instance_segmentation")
+    assert page.locator("[name=model_name]").input_value() == "yolo11s-seg"
+    offered = page.locator("[name=model_name] option:not([disabled])").evaluate_all("all => all.map(o => o.value)")
+    assert len(offered) > 1
+    assert all(name.endswith("-seg") for name in offered)
+
+
+def test_choosing_a_dataset_chooses_its_task(page: Page, embedded: Installation) -> None:
+    page.goto(f"{embedded.url}/admin/jobs/job/add/")
+    page.locator("[name=task_type]").select_option("pose_estimation")
+    shapes = page.locator("[name=dataset] option", has_text="shapes").first.get_attribute("value")
+    page.locator("[name=dataset]").select_option(shapes)
+    assert page.locator("[name=task_type]").input_value() == "object_detection"
+    assert "-" not in page.locator("[name=model_name]").input_value()
 
 
 @pytest.mark.parametrize("path", ["jobs/job/", "jobs/job/add/", "jobs/job/1/change/", "storage/dataset/"])

@@ -611,10 +611,23 @@ def test_a_clone_starts_from_the_form_of_its_model(
     shown = console.get(f"{ADD}?clone={model.pk}").context["adminform"].form
     assert shown["model_name"].value() == "yolo26s"
     assert json.loads(shown["hyperparameters"].value()) == {"mosaic": 0.5}
-    console.post(f"{ADD}?clone={model.pk}", form_values(project, dataset, keep_version="on"))
+    assert shown["version"].value() == 1
+    console.post(f"{ADD}?clone={model.pk}", form_values(project, dataset, version="1"))
     console.post(f"{ADD}?clone={model.pk}", form_values(project, dataset))
     newest, kept = Job.objects.filter(cloned_from=model)
     assert (kept.dataset_version.number, newest.dataset_version.number) == (1, 2)
+
+
+def test_an_old_version_can_be_chosen_and_one_that_is_not_there_is_told(
+    console: Client, make_version: Any, project: Project, dataset: Dataset
+) -> None:
+    make_version(dataset)
+    asked = f"{ADD}?project={project.pk}&dataset={dataset.pk}&version=1"
+    assert console.get(asked).context["adminform"].form["version"].value() == "1"
+    console.post(ADD, form_values(project, dataset, version="1"))
+    assert Job.objects.get().dataset_version.number == 1
+    form = console.post(ADD, form_values(project, dataset, version="7")).context["adminform"].form
+    assert form.errors["version"] == ["shelf photos has no version 7; it has: v2, v1."]
 
 
 def test_nothing_of_a_job_is_changed_through_its_page(console: Client, make_job: MakeJob) -> None:

@@ -233,6 +233,7 @@ def test_objects_of_another_bucket_are_imported(
     client = swift.client()
     client.create_bucket(Bucket="elsewhere")
     client.upload_file(str(archive), "elsewhere", "sets/shapes.zip")
+    client.put_object(Bucket="elsewhere", Key="sets/folder/")  # as consoles make folders
     for path in sample.rglob("*.*"):
         client.upload_file(str(path), "elsewhere", f"sets/folder/{path.relative_to(sample)}")
     assert "shapes v1 in project Mine is new" in run("s3://elsewhere/sets/shapes.zip")

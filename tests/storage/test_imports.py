@@ -19,9 +19,11 @@ from django.utils import timezone
 from PIL import Image
 
 from apps.storage import imports, progress, sweeping, uploads
+from apps.storage.index import DatabaseIndex
 from apps.storage.models import Dataset, DatasetImport, DatasetVersion, ImportState, Phase, Shard
 from importing import left_over, make_tar
 from published import published
+from trainer.dataset.manifest import Shard as PackedShard
 from trainer.store import ObjectStore
 
 ROOT = Path(__file__).parents[2]
@@ -210,6 +212,20 @@ def test_a_worker_that_was_given_up_has_no_say_any_more(archive: Path, upload: C
     first.refresh_from_db()
     assert (first.state, first.tries) == (ImportState.SUCCEEDED, 2)
     assert DatasetVersion.everything.count() == 1
+
+
+def test_a_worker_that_was_given_up_cannot_record_a_shard_that_may_have_been_swept_away(
+    archive: Path, upload: CarryOut
+) -> None:
+    imp = imports.claim(upload(archive).pk)
+    assert imp is not None
+    index = DatabaseIndex(imp)
+    index.add(PackedShard("datasets/x/shards/kept.tar", "0" * 64, 10), {"1" * 64: (0, 5)})
+    DatasetImport.objects.filter(pk=imp.pk).update(state=ImportState.QUEUED)
+    with pytest.raises(progress.ImportLostError):
+        index.add(PackedShard("datasets/x/shards/late.tar", "0" * 64, 10), {"2" * 64: (0, 5)})
+    assert list(Shard.objects.values_list("key", flat=True)) == ["datasets/x/shards/kept.tar"]
+    assert set(index.find(["1" * 64, "2" * 64])) == {"1" * 64}
 
 
 def test_a_mistake_of_ours_ends_the_import_and_is_not_hidden(archive: Path, upload: CarryOut) -> None:

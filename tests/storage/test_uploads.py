@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from apps.storage import imports, uploads
 from apps.storage.errors import InvalidUploadError, NotPermittedError, WrongStateError
 from apps.storage.models import Dataset, DatasetImport, ImportState
 from importing import left_over, send
-from trainer.store import ObjectStore, StoreError
+from trainer.store import LocalStoreSettings, ObjectStore, StoredObject, StoreError
+from trainer.store_local import LocalStore
 
 SIZE = 40 << 20  # three parts
 
@@ -64,6 +66,46 @@ def test_completing_twice_is_completing_once(
     store.complete_upload(begun.upload_key, begun.upload_id)  # by a process that died before it wrote that down
     assert uploads.complete_upload(begun, trainer_user).state == ImportState.QUEUED
     assert uploads.complete_upload(begun, trainer_user).state == ImportState.QUEUED
+
+
+def test_a_name_that_no_disk_takes_is_refused_before_the_upload(shapes: Dataset, trainer_user: AbstractUser) -> None:
+    with pytest.raises(InvalidUploadError, match="at most 255 bytes"):
+        uploads.start_upload(dataset=shapes, filename="図" * 100 + ".zip", size=9, by=trainer_user)
+
+
+class LateStore(LocalStore):
+    """Joins the parts of an upload, as a service may, although it is aborted while it does so."""
+
+    def __init__(self, root: Path, meanwhile: Callable[[], object]) -> None:
+        super().__init__(LocalStoreSettings(root))
+        self._meanwhile = meanwhile
+
+    def complete_upload(self, key: str, upload_id: str) -> StoredObject:
+        joined = super().complete_upload(key, upload_id)
+        with self.open(key) as source:
+            data = source.read()
+        self.delete(key)
+        self._meanwhile()
+        self.put_bytes(key, data)
+        return joined
+
+
+def test_nothing_is_left_of_an_upload_that_is_cancelled_while_the_store_completes_it(
+    begun: DatasetImport,
+    large: Path,
+    trainer_user: AbstractUser,
+    store: ObjectStore,
+    data_dir: Path,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send(begun, large)
+    root = Path(settings.STORE_ENVIRONMENT["LOCAL_STORAGE_ROOT"])
+    late = LateStore(root, lambda: uploads.cancel_import(begun, trainer_user))
+    monkeypatch.setattr(uploads, "get_store", lambda: late)
+    completed = DatasetImport.objects.get(pk=begun.pk)
+    assert uploads.complete_upload(completed, trainer_user).state == ImportState.CANCELLED
+    assert left_over(data_dir, store) == []
 
 
 def test_a_part_that_ends_early_or_is_too_long_is_refused_and_can_be_sent_again(

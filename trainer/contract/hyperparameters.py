@@ -53,7 +53,8 @@ class Hyperparameters(BaseModel):
     rect: bool | None = Field(None, description="Rectangular batches")
     single_cls: bool | None = Field(None, description="Treat all classes as one")
     deterministic: bool | None = Field(None, description="Deterministic operations: reproducible, may be slower")
-    cache: bool | Literal["ram", "disk"] | None = Field(None, description="Keep decoded images in memory or on disk")
+    # Not "disk": it writes decoded pictures into the cache of datasets, which jobs share and which has a limit.
+    cache: bool | Literal["ram"] | None = Field(None, description="Keep decoded images in memory")
     workers: Annotated[int, Field(ge=0, le=64)] | None = Field(None, description="Data loader processes (GPU only)")
     plots: bool | None = Field(None, description="Draw the plots at the end")
     val: bool | None = Field(None, description="Validate after every epoch")

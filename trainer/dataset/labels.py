@@ -21,6 +21,7 @@ Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 
 TOLERANCE = 0.01
+_MOST_CLASSES = 1 << 31  # what a database keeps
 
 _NOT_IN_NUMBERS = re.compile(r"[^\t\n\r -~]|_")  # Python reads Arabic digits and 1_000, ultralytics' reader does not
 
@@ -96,8 +97,9 @@ def _excerpt(fields: Sequence[str]) -> str:
 
 
 def _class_id(field: str, number: float, classes: int) -> int:
-    """`classes` is 0 where data.yaml is broken: its own finding says so, and any id passes."""
-    if not (math.isfinite(number) and number == int(number) and number >= 0) or (classes and number >= classes):
+    """`classes` is 0 where data.yaml is broken: its own finding says so, and any id that can be kept passes."""
+    most = classes or _MOST_CLASSES
+    if not (math.isfinite(number) and number == int(number) and 0 <= number < most):
         known = f"{DATA_YAML} (0 to {classes - 1})" if classes else DATA_YAML
         message = f"Class id {field[:20]} is not in {known}. Correct it or add the class."
         raise RowError("class_out_of_range", message)

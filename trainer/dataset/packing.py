@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -99,13 +99,31 @@ def pack(
                     digest.add(entry)
                     entries.write(manifest.entry_line(entry))
             shards.finish()
-        header = Header(digest.hexdigest(), description, digest.files, digest.size, ok, shards.all())
+        kept = _as_kept(listing, room / "kept", shards.all(), index)
+        header = Header(digest.hexdigest(), description, digest.files, digest.size, ok, kept)
         target = room / "manifest"
-        with listing.open("rb") as lines:
+        with (room / "kept").open("rb") as lines:
             manifest.write(target, header, (manifest.parse_entry(line, header.shards) for line in lines))
         # Last, so that a manifest never names what is not there.
         store.put_file(manifest.manifest_key(dataset_id, header.sha256), target)
     return header
+
+
+def _as_kept(listing: Path, target: Path, shards: tuple[Shard, ...], index: Index) -> tuple[Shard, ...]:
+    """Write the entries anew, each with the place that the index keeps for its bytes; return the shards in question.
+
+    Another pack may have stored the same bytes at the same moment, and only one place is kept. Two packs of one content
+    write one manifest: it must not depend on which of them is the last, nor name what the index takes for unused.
+    """
+    numbers: dict[Shard, int] = {}
+    with listing.open("rb") as lines, target.open("wb") as kept:
+        while batch := [manifest.parse_entry(line, shards) for line in islice(lines, _BATCH_FILES)]:
+            places = index.find([entry.sha256 for entry in batch])
+            for entry in batch:
+                place = places.get(entry.sha256) or Location(shards[entry.shard], entry.offset, entry.size)
+                number = numbers.setdefault(place.shard, len(numbers))
+                kept.write(manifest.entry_line(replace(entry, shard=number, offset=place.offset)))
+    return tuple(numbers)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -18,7 +18,6 @@ from unfold.widgets import (
     UnfoldAdminSelectWidget,
     UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
-    UnfoldBooleanSwitchWidget,
 )
 
 from apps.jobs import services
@@ -26,14 +25,14 @@ from apps.jobs.errors import InvalidJobError
 from apps.jobs.models import PRETRAINED_CHOICES, Job
 from apps.projects.models import Project
 from apps.projects.rights import Right, projects_of
+from apps.storage.errors import NoSuchVersionError
 from apps.storage.models import TASK_CHOICES, Dataset, DatasetVersion
+from apps.storage.selectors import find_version
 from trainer.contract.tasks import MODELS
 from trainer.contract.variables import TrainingVariables
 
-# Where a person says on which version of the dataset a clone is trained.
-KEEP_VERSION = "keep_version"
 FIELDSETS: list[tuple[Any, dict[str, list[Any]]]] = [
-    (gettext_lazy("What to train"), {"fields": [("project", "dataset"), ("task_type", "model_name")]}),
+    (gettext_lazy("What to train"), {"fields": [("project", "dataset", "version"), ("task_type", "model_name")]}),
     (
         gettext_lazy("How to train"),
         {"fields": [("epochs", "batch_size"), ("learning_rate", "image_size"), ("pretrained", "weights")]},
@@ -98,8 +97,14 @@ class JobForm(forms.Form):
     dataset = DatasetField(
         Dataset.objects.none(),
         label=gettext_lazy("Dataset"),
-        help_text=gettext_lazy("The job stays with the newest version that has no errors now."),
         widget=UnfoldAdminSelectWidget,
+    )
+    version = forms.IntegerField(
+        required=False,
+        min_value=1,
+        label=gettext_lazy("Version of the dataset"),
+        help_text=gettext_lazy("Its number. Empty: the newest that has no errors now, with which the job stays."),
+        widget=UnfoldAdminIntegerFieldWidget,
     )
     task_type = forms.ChoiceField(choices=TASK_CHOICES, widget=UnfoldAdminSelectWidget, **_about("task_type"))
     model_name = forms.ChoiceField(
@@ -147,8 +152,11 @@ class JobForm(forms.Form):
         if len(projects) == 1:
             self.fields["project"].initial = projects[0]
         self._field("dataset").queryset = _datasets(projects)
-        if model is not None:
-            self.fields[KEEP_VERSION] = _keep_version_field(model)
+
+    def tasks_by_dataset(self) -> dict[str, str]:
+        """The task of each dataset that is offered, by the dataset's id."""
+        datasets: QuerySet[Dataset] = self._field("dataset").queryset
+        return {str(pk): task for pk, task in datasets.values_list("pk", "task_type")}
 
     def submit(self) -> Job | None:
         """The new job, or None where something is wrong with it: the fields then say what.
@@ -156,35 +164,28 @@ class JobForm(forms.Form):
         Raises:
             NotAllowedError: the person lost the right since the form was shown.
         """
-        chosen = {name: value for name, value in self.cleaned_data.items() if name != KEEP_VERSION}
+        chosen = {name: value for name, value in self.cleaned_data.items() if name != "version"}
         chosen["hyperparameters"] = chosen["hyperparameters"] or {}
         try:
-            return services.submit(**{**chosen, "dataset": self._dataset()}, by=self.person, cloned_from=self.model)
+            chosen["dataset"] = find_version(chosen["dataset"], self.cleaned_data["version"])
+            return services.submit(**chosen, by=self.person, cloned_from=self.model)
+        except NoSuchVersionError as error:
+            self.add_error("version", str(error))
+            return None
         except InvalidJobError as error:
             for name, problems in error.problems.items():
                 self.add_error(name if name in self.fields else None, [capfirst(text) for text in problems])
             return None
 
-    def _dataset(self) -> Dataset | DatasetVersion:
-        dataset: Dataset = self.cleaned_data["dataset"]
-        kept = self.model.dataset_version if self.model and self.cleaned_data[KEEP_VERSION] else None
-        return kept if kept is not None and kept.dataset_id == dataset.pk else dataset
-
     def _field(self, name: str) -> Any:
         return cast("Any", self.fields[name])
-
-
-def fieldsets_for(model: Job | None) -> list[tuple[Any, dict[str, list[Any]]]]:
-    """How the form is laid out; a clone is asked for its version below its dataset."""
-    (title, first), *others = FIELDSETS
-    extra = [KEEP_VERSION] if model else []
-    return [(title, {"fields": [first["fields"][0], *extra, *first["fields"][1:]]}), *others]
 
 
 def values_of(job: Job) -> dict[str, Any]:
     """What the form shows at first for a clone of `job`."""
     values = {name: getattr(job, name) for name in (*services.TRAINING_FIELDS, "name", "priority")}
-    return {**values, "project": job.project_id, "dataset": job.dataset_version.dataset_id}
+    version = job.dataset_version
+    return {**values, "project": job.project_id, "dataset": version.dataset_id, "version": version.number}
 
 
 def _datasets(projects: QuerySet[Project]) -> QuerySet[Dataset]:
@@ -192,14 +193,3 @@ def _datasets(projects: QuerySet[Project]) -> QuerySet[Dataset]:
     newest = DatasetVersion.objects.filter(dataset=OuterRef("pk")).order_by("-number").values("number")
     ordered = Dataset.objects.filter(project__in=projects).select_related("project").order_by("project__name", "name")
     return ordered.annotate(trainable_number=Subquery(newest.filter(errors=0)[:1]), newest_number=Subquery(newest[:1]))
-
-
-def _keep_version_field(model: Job) -> forms.BooleanField:
-    words = {"version": f"v{model.dataset_version.number}", "id": model.pk}
-    return forms.BooleanField(
-        required=False,
-        initial=True,
-        label=_("Train on %(version)s, as job %(id)s did") % words,
-        help_text=_("Switched off, or with another dataset, the newest version without errors is taken."),
-        widget=UnfoldBooleanSwitchWidget,
-    )

@@ -21,7 +21,7 @@ from apps.jobs import leftovers
 from apps.jobs.admin import actions, live, page
 from apps.jobs.admin.cells import JobCells
 from apps.jobs.admin.filters import ModelFilter
-from apps.jobs.admin.forms import JobForm, fieldsets_for, values_of
+from apps.jobs.admin.forms import FIELDSETS, JobForm, values_of
 from apps.jobs.errors import NotAllowedError
 from apps.jobs.models import Job
 from apps.jobs.selectors import jobs_of
@@ -144,13 +144,14 @@ class JobAdmin(JobCells):
         return self._render_form(request, form, model)
 
     def _render_form(self, request: HttpRequest, form: JobForm, model: Job | None) -> HttpResponse:
-        adminform = AdminForm(cast("Any", form), fieldsets_for(model), {}, (), model_admin=self)
+        adminform = AdminForm(cast("Any", form), FIELDSETS, {}, (), model_admin=self)
         context = {
             **self.admin_site.each_context(request),
             "title": _("Clone of job %(id)s") % {"id": model.pk} if model else _("New job"),
             "adminform": adminform,
             "errors": form.errors,
             "models_by_task": {task.value: names for task, names in MODELS.items()},
+            "tasks_by_dataset": form.tasks_by_dataset(),
             "media": self.media + adminform.media,
             "inline_admin_formsets": [],
             "is_popup": False,

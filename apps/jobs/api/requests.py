@@ -67,7 +67,15 @@ class JobFields(serializers.Serializer[Any]):
     """What jobs are submitted and cloned with. A name that is no field is an error: it may be a misspelt one."""
 
     dataset = VisibleDataset(required=False)
-    dataset_version = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=_INT_BOUND)
+    dataset_version = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=_INT_BOUND,
+        help_text=gettext_lazy(
+            "Number of the version of the dataset. Without it: the newest without errors; a clone keeps its original's."
+        ),
+    )
     name = serializers.CharField(required=False, allow_blank=True, max_length=_NAME_LENGTH)
     priority = serializers.IntegerField(
         required=False,

@@ -16,6 +16,7 @@ from apps.storage.models import (
     DatasetVersion,
     FindingCount,
     ImportState,
+    Phase,
 )
 
 
@@ -127,7 +128,12 @@ class ImportSerializer(serializers.ModelSerializer[DatasetImport]):
     created_by = serializers.CharField(
         source="created_by.username", read_only=True, allow_null=True, help_text="Name of a user."
     )
-    phase = serializers.CharField(read_only=True, help_text="What it is doing, or did last.")
+    phase = serializers.CharField(
+        read_only=True,
+        help_text="What it is doing, or did last before it ended: one of "
+        + ", ".join(f"`{phase}`" for phase in Phase.values)
+        + "; empty before it begins.",
+    )
     done = serializers.IntegerField(read_only=True, help_text="Bytes, files or images of the phase that are done.")
     total = serializers.IntegerField(read_only=True, help_text="As many there are; 0 while that is not known.")
 

@@ -18,7 +18,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from apps.projects.admin import ProjectFilter, RightsAdmin, person_of
 from apps.projects.rights import Right, may, projects_of
 from apps.storage.admin import importing, words
-from apps.storage.models import Dataset, DatasetImport, DatasetVersion
+from apps.storage.models import GOING, Dataset, DatasetImport, DatasetVersion
 from apps.storage.selectors import datasets_of
 
 NOTHING = format_html('<span class="ty-none">{}</span>', words.NOTHING)
@@ -44,7 +44,7 @@ class DatasetAdmin(RightsAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Dataset]:
         newest = DatasetVersion.objects.filter(dataset=OuterRef("pk")).order_by("-number")
-        going = DatasetImport.objects.filter(dataset=OuterRef("pk"), state__in=importing.GOING).order_by("-created_at")
+        going = DatasetImport.objects.filter(dataset=OuterRef("pk"), state__in=GOING).order_by("-created_at")
         return datasets_of(person_of(request)).annotate(
             **{f"newest_{name}": Subquery(newest.values(name)[:1]) for name in importing.NEWEST},
             trainable=Exists(newest.filter(errors=0)),

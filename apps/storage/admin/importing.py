@@ -18,7 +18,6 @@ from apps.storage.admin import words
 from apps.storage.models import Dataset, DatasetImport, DatasetVersion, ImportState, Phase
 from apps.storage.uploads import ARCHIVES
 
-GOING = (ImportState.UPLOADING, ImportState.QUEUED, ImportState.RUNNING)
 # Of the newest version and of the import that is going on, what the list of datasets shows.
 NEWEST = ("pk", "number", "images", "errors", "warnings")
 PROGRESS = ("state", "phase", "done", "total")
@@ -26,7 +25,7 @@ _HISTORY = 20
 _VERSIONS = 50
 # So long the outcome of an import stays on top of the page.
 _NEWS = timedelta(minutes=10)
-_IN_BYTES = (Phase.FETCHING, Phase.STORING)
+_IN_BYTES = (Phase.DOWNLOADING, Phase.FETCHING, Phase.STORING)
 
 
 @dataclass(frozen=True)

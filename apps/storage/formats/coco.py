@@ -154,9 +154,9 @@ def _key(value: object) -> object:
 def _number(value: object, name: str) -> int:
     if isinstance(value, int):
         return value
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isdecimal() and len(value) < 19:
         return int(value)
-    raise NotADatasetError(f"{name} has a category whose id is no number: {value!r}. Export it anew.")
+    raise NotADatasetError(f"{name} has a category whose id is no number: {value!r:.80}. Export it anew.")
 
 
 # --- pictures ---

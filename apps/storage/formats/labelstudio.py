@@ -199,7 +199,7 @@ def _names(tasks: list[_Task], task: TaskType) -> tuple[list[str], list[str]]:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """`point 10` comes after `point 9`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d{1,18})", name)]
 
 
 def _choices(result: Result) -> list[str]:

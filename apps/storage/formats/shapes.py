@@ -17,6 +17,7 @@ from trainer.contract.tasks import TaskType
 Point = tuple[float, float]
 Polygon = Sequence[Point]
 MOST_MASK_PIXELS = 1 << 28
+_DISTANCES_AT_ONCE = 1 << 20  # forty bytes each
 Keypoint = tuple[float, float, int]  # x, y, visibility: 0 not labelled, 1 hidden, 2 visible
 
 
@@ -164,8 +165,9 @@ def joined(polygons: Sequence[Polygon]) -> Polygon:
 def _nearest(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[int, int]:
     """Indices of the two nearest points, in bounded memory."""
     best, found = math.inf, (0, 0)
-    for start in range(0, len(first), 1024):
-        distances = ((first[start : start + 1024, None, :] - second[None, :, :]) ** 2).sum(axis=2)
+    step = max(1, _DISTANCES_AT_ONCE // len(second))
+    for start in range(0, len(first), step):
+        distances = ((first[start : start + step, None, :] - second[None, :, :]) ** 2).sum(axis=2)
         at = int(distances.argmin())
         if distances.flat[at] < best:
             best, found = float(distances.flat[at]), (start + at // len(second), at % len(second))
@@ -219,7 +221,8 @@ def mask_of(runs: Sequence[int], lines: int, length: int) -> NDArray[np.uint8]:
 
 def outlines(mask: NDArray[np.uint8], left: float = 0, top: float = 0) -> tuple[Polygon, ...]:
     """The outlines of a mask's parts in pixels, with its first pixel at `left`, `top`. Holes are filled."""
-    padded = np.pad(mask.astype(np.float32), 1)
+    padded = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), np.float32)
+    padded[1:-1, 1:-1] = mask
     pieces: Any = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, np.inf)
     filled, offsets = pieces  # as OuterOffset has them
     found = []

@@ -7,6 +7,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -203,8 +204,9 @@ def _grouped(names: list[str], key: Any) -> dict[str, list[str]]:
 def _parts_of(name: str) -> list[str]:
     """The parts of a path, an address or a key, without what would lead elsewhere."""
     if re.match(r"[a-z][a-z0-9+.-]*://|/data/", name, re.IGNORECASE):
-        url = urlsplit(name)
-        name = unquote(parse_qs(url.query).get("d", [url.path])[0])
+        with suppress(ValueError):  # it only looks like an address: http://[x/1.jpg
+            url = urlsplit(name)
+            name = unquote(parse_qs(url.query).get("d", [url.path])[0])
     name = unicodedata.normalize("NFC", name.replace("\\", "/"))
     return [part for part in name.split("/") if part not in {"", ".", ".."}]
 

@@ -20,7 +20,10 @@ Progress = Callable[[int, int], None]
 
 # Pictures that others can read, and the training cannot.
 _OTHER_PICTURES = (".gif", ".heic", ".heif", ".avif", ".jp2", ".svg", ".dng", ".cr2", ".nef", ".mpo", ".pfm")
+_JPEG_BEGINS, _JPEG_ENDS = b"\xff\xd8", b"\xff\xd9"
+_LARGEST_JPEG = 256 << 20
 _NAMED = 3  # files that a note names, of all it counts
+_LONGEST_PATH = 1000  # characters, of a finding
 _SUITS = {
     "boxes": TaskType.OBJECT_DETECTION,
     "rotated boxes": TaskType.ORIENTED_DETECTION,
@@ -51,8 +54,8 @@ class Notes:
         self._counts[code] += number
         self._messages.setdefault(code, message)
         paths = self._paths.setdefault(code, [])
-        if path is not None and len(paths) < _NAMED and path not in paths:
-            paths.append(path)
+        if path is not None and len(paths) < _NAMED and (shown := readable(path)[:_LONGEST_PATH]) not in paths:
+            paths.append(shown)  # it may be whatever an annotation calls a picture
 
     def absorb(self, other: "Notes") -> None:
         for code, number in other._counts.items():
@@ -119,7 +122,15 @@ class Writer:
         path = f"{IMAGES}/{side}/{name}"
         to = self._target / path
         self._make_folder(to.parent)
-        _link_or_copy(self.tree.path(source), to)
+        end = jpeg_end(self.tree.path(source))
+        if end is None:
+            _link_or_copy(self.tree.path(source), to)
+        else:
+            _copy_head(self.tree.path(source), to, end)
+            what = (
+                "{n} JPEGs had bytes after their end, which were cut off: the training would save them anew, with loss."
+            )
+            self.notes.add("image_tail_cut", what, path)
         if digest:
             self._remember(group, side, digest, path)
         self._done += 1
@@ -252,8 +263,8 @@ def folder_name(class_name: str) -> str:
 
 
 def readable(name: str) -> str:
-    """`name` without halves of characters, which JSON can spell and no file can hold."""
-    return name.encode("utf-8", "replace").decode()
+    """`name` without halves of characters and NUL, which JSON can spell and no file or database can hold."""
+    return name.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 def flip_of(names: Sequence[str]) -> tuple[int, ...]:
@@ -270,6 +281,30 @@ def _mirrored(name: str) -> str:
         return {"left": "right", "right": "left", "l": "r", "r": "l"}[match[0]]
 
     return re.sub(r"left|right|(?<![a-z])[lr](?![a-z])", other, name)
+
+
+def jpeg_end(path: Path) -> int | None:
+    """Where the picture ends in a JPEG that goes on after it, or None for all other files.
+
+    ultralytics takes such a JPEG for damaged and saves it anew in its place, which must not happen to a file that
+    jobs share; where it may not write, it leaves the picture out.
+    """
+    with path.open("rb") as file:
+        if file.read(2) != _JPEG_BEGINS or file.seek(0, os.SEEK_END) <= 4:
+            return None
+        file.seek(-2, os.SEEK_END)
+        if file.read() == _JPEG_ENDS:
+            return None
+        file.seek(0)
+        data = file.read(_LARGEST_JPEG)
+    end = data.rfind(_JPEG_ENDS) + len(_JPEG_ENDS)
+    # A mark in the first half is rather that of a thumbnail, in a picture that was cut short: that is for the check.
+    return end if end > len(data) // 2 else None
+
+
+def _copy_head(source: Path, to: Path, size: int) -> None:
+    with source.open("rb") as file:
+        to.write_bytes(file.read(size))
 
 
 def _link_or_copy(source: Path, to: Path) -> None:

@@ -113,7 +113,7 @@ def _class_names(tree: Tree, described: _Yaml, labels: set[str], notes: Notes) -
 def _of_mapping(names: Mapping[Any, Any], where: str, notes: Notes) -> list[str]:
     try:
         by_id = {int(key): str(name) for key, name in names.items()}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise NotADatasetError(f"{where}: the keys below 'names' are to be class ids: 0, 1, 2, and so on.") from error
     if min(by_id) < 0 or max(by_id) >= _MOST_CLASSES:
         raise NotADatasetError(f"{where}: class ids go from 0 to {_MOST_CLASSES - 1:,}. Renumber those below 'names'.")

@@ -216,18 +216,38 @@
 
   const startForm = (models) => {
     const byTask = JSON.parse(models.textContent);
+    const taskOf = JSON.parse(document.getElementById("tasks-by-dataset").textContent);
     const [task, model, project, dataset] = ["task_type", "model_name", "project", "dataset"].map((name) =>
       document.getElementById(`id_${name}`),
     );
-    const narrowModels = () => narrow(model, (option) => (byTask[task.value] || []).includes(option.value));
+    const version = document.getElementById("id_version");
+    const narrowModels = () => {
+      const [family] = model.value.split("-");
+      narrow(model, (option) => (byTask[task.value] || []).includes(option.value));
+      // The model of the same family and size for this task: yolo11n becomes yolo11n-seg.
+      const sibling = [...model.options].find((option) => !option.disabled && option.value.split("-")[0] === family);
+      if (sibling) model.value = sibling.value;
+    };
+    // A dataset is labelled for one task, so that choosing it chooses the task too.
+    const followDataset = () => {
+      if (taskOf[dataset.value]) task.value = taskOf[dataset.value];
+      narrowModels();
+    };
     const narrowDatasets = () => {
       const name = project.selectedOptions[0]?.text;
       narrow(dataset, (option) => !project.value || option.parentElement.label === name);
     };
     task.addEventListener("change", narrowModels);
-    project.addEventListener("change", narrowDatasets);
-    narrowModels();
+    dataset.addEventListener("change", () => {
+      version.value = ""; // it was that of the dataset before
+      followDataset();
+    });
+    project.addEventListener("change", () => {
+      narrowDatasets();
+      followDataset();
+    });
     narrowDatasets();
+    followDataset();
   };
 
   // --- starting ------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainer.contract.tasks import TaskType
-from trainer.dataset import fetching, manifest, packing
+from trainer.dataset import downloading, manifest, packing
 from trainer.dataset.cache import CachedDataset
 from trainer.dataset.errors import (
     CacheError,
@@ -35,10 +35,10 @@ PLENTY = 10**12
 def _many_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few files take the ways of many."""
     monkeypatch.setattr(packing, "SHARD_BYTES", 60_000)
-    monkeypatch.setattr(fetching, "RANGE_BYTES", 25_000)
-    monkeypatch.setattr(fetching, "GAP_BYTES", 4_000)
-    monkeypatch.setattr(fetching, "_SMALL", 8_000)
-    monkeypatch.setattr(fetching, "_WINDOW", 16)
+    monkeypatch.setattr(downloading, "RANGE_BYTES", 25_000)
+    monkeypatch.setattr(downloading, "GAP_BYTES", 4_000)
+    monkeypatch.setattr(downloading, "_SMALL", 8_000)
+    monkeypatch.setattr(downloading, "_WINDOW", 16)
 
 
 @pytest.fixture
@@ -358,7 +358,7 @@ class TestStopping:
         local.delete(header.shards[0].key)
         with pytest.raises(ObjectMissingError):
             fetched(local, header, tmp_path / "cache")
-        assert [thread for thread in threading.enumerate() if thread.name == "fetching"] == []
+        assert [thread for thread in threading.enumerate() if thread.name == "downloading"] == []
 
 
 class TestTheDiskOfTheCache:
@@ -379,7 +379,7 @@ class TestTheDiskOfTheCache:
         def full(path: str) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(fetching, "_create", full)
+        monkeypatch.setattr(downloading, "_create", full)
         with pytest.raises(CacheFullError, match="No space left on device"):
             fetched(local, header, tmp_path / "cache")
         assert left_over(tmp_path / "cache") == []

@@ -1,8 +1,10 @@
 """`manage.py importdataset`: labelled images from a folder, an archive or an address become a dataset version."""
 
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any, cast
 
 from django.conf import settings
@@ -26,7 +28,8 @@ from trainer.dataset.errors import DatasetError
 from trainer.store import StoreError
 
 _FINDINGS_SHOWN = 3  # of each kind
-_IN_BYTES = {Phase.FETCHING, Phase.UNPACKING, Phase.STORING}
+_CLASSES_SHOWN = 10
+_IN_BYTES = {Phase.DOWNLOADING, Phase.FETCHING, Phase.UNPACKING, Phase.STORING}
 _TASKS = [task for task, _name in TASK_CHOICES]
 
 
@@ -81,7 +84,7 @@ class Command(BaseCommand):
         say(f"{version} in project {version.dataset.project} {what}.")
         for split, images in version.images.items():
             say(f"  {split}: {images} images, {version.instances.get(split, 0)} labelled objects")
-        say(f"  classes: {', '.join(version.class_names)}")
+        say(f"  classes: {_listed(version.class_names)}")
         say(f"  {version.files} files, {version.size} bytes, SHA-256 {version.sha256}")
         for count in version.finding_counts.all():
             say(f"{count.number} × {count.get_severity_display().lower()} {count.code}")
@@ -91,6 +94,11 @@ class Command(BaseCommand):
                 say(f"    {place}: {finding.message}" if place else f"    {finding.message}")
             if count.number > _FINDINGS_SHOWN:
                 say(f"    … and {count.number - _FINDINGS_SHOWN} more")
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _CLASSES_SHOWN
+    return ", ".join(names[:_CLASSES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _speaker(console: Console) -> Any:
@@ -149,4 +157,8 @@ def _require_database() -> None:
     executor = MigrationExecutor(connection)
     if executor.migration_plan(executor.loader.graph.leaf_nodes()):
         database = settings.DATABASES["default"]["NAME"]
-        raise CommandError(f"The database {database} is not up to date. Run `python manage.py migrate` first.")
+        python, cwd = Path(sys.executable), Path.cwd()
+        command = f"{python.relative_to(cwd) if python.is_relative_to(cwd) else python} manage.py migrate"
+        raise CommandError(
+            f"The database {database} is not up to date. Run `{command}` first; `make serve` does it as well."
+        )

@@ -19,7 +19,7 @@ from apps.jobs.models import Job
 from apps.jobs.states import State
 from apps.projects.models import Project
 from apps.storage.errors import StorageError
-from apps.storage.selectors import find_dataset
+from apps.storage.selectors import find_dataset, find_version
 from config import local_services
 from trainer.contract.variables import TrainingVariables
 
@@ -39,7 +39,10 @@ class Command(BaseCommand):
         parser.add_argument("--follow", action="store_true", help="Stay and show progress until the job ends")
         parser.add_argument("--user", help="On whose behalf (default: the first superuser)")
         parser.add_argument("--project", help="Name or id of the project")
-        parser.add_argument("--dataset", help="Name or id of the dataset; its newest version is used")
+        parser.add_argument("--dataset", help="Name or id of the dataset")
+        parser.add_argument(
+            "--dataset-version", type=int, metavar="N", help="Its version (default: the newest without errors)"
+        )
         parser.add_argument("--name", default="", help="A name for the job")
         parser.add_argument("--priority", type=int, default=0, help="Higher goes first")
         for option, variable, kind in _TRAINING_OPTIONS:
@@ -69,13 +72,17 @@ class Command(BaseCommand):
             raise CommandError(f"No project {options['project']!r}; there are: {names}.")
         job = services.submit(
             project=project,
-            dataset=find_dataset(project, options["dataset"]),
+            dataset=find_version(find_dataset(project, options["dataset"]), options["dataset_version"]),
             by=_user(options["user"]),
             name=options["name"],
             priority=options["priority"],
             **{field: options[field] for field in services.TRAINING_FIELDS if field in options},
         )
-        self.stdout.write(f"Job {job.pk} is in the queue.")
+        version = job.dataset_version
+        self.stdout.write(f"Job {job.pk} is in the queue. It trains on {version}.")
+        for newer in version.dataset.versions.filter(number__gt=version.number, errors__gt=0)[:1]:
+            if options["dataset_version"] is None:
+                self.stdout.write(f"{newer} is newer and cannot be trained on: it has errors ({newer.errors}).")
         return job
 
     def _existing(self, options: dict[str, Any]) -> Job:

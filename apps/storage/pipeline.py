@@ -233,7 +233,12 @@ def _settle(imp: DatasetImport, version: DatasetVersion | None, sha256: str, rep
         else:
             outcome = Outcome(_show(dataset, newest, version), made=True)
             message = _summary(outcome.version, report)
-        ended = {"state": ImportState.SUCCEEDED, "ended_at": timezone.now(), "seen_at": timezone.now(), "done": F("total")}
+        ended = {
+            "state": ImportState.SUCCEEDED,
+            "ended_at": timezone.now(),
+            "seen_at": timezone.now(),
+            "done": F("total"),
+        }
         if not mine(imp).update(version=outcome.version, message=message, **ended):
             raise ImportLostError(imp)
     return outcome

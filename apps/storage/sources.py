@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -114,7 +115,7 @@ def _downloaded(url: str, tell: Tell) -> Iterator[Path]:
         try:
             _download(url, file, about, tell)
         except SourceError as error:
-            if isinstance(error, _RefusedError) or not path.stat().st_size:
+            if isinstance(error, _RefusedError) or not file.tell():
                 shutil.rmtree(folder)
             raise
         try:
@@ -131,21 +132,19 @@ def _download(url: str, file: BinaryIO, about: Path, tell: Tell) -> None:
     tell(Phase.DOWNLOADING, file.seek(0, 2), 0)  # said before the server is: it may let wait
     limits = {"timeout": _TIMEOUT, "follow_redirects": True, "max_redirects": _REDIRECTS}
     with httpx.Client(headers={"Accept-Encoding": "identity"}, **limits) as client:  # type: ignore[arg-type]
-        for left in reversed(range(_TRIES)):
+        for tried in count(1):
             try:
                 _go_on(client, url, file, about, tell)
                 return
-            except (httpx.TransportError, _BrokenOffError) as error:
-                out_of_reach = isinstance(error, httpx.ConnectError) and not file.tell()
-                if left == (_TRIES - _TRIES_TO_REACH if out_of_reach else 0) or isinstance(
-                    error, httpx.UnsupportedProtocol
-                ):
-                    said = _("%(url)s cannot be fetched: %(why)s. Check the address; run the command again to go on.")
-                    raise SourceError(said % {"url": shown(url), "why": error or type(error).__name__}) from error
-                time.sleep(2.0 ** (_TRIES - left - 1) / 4)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
+            except (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL) as error:
                 said = _("%(url)s cannot be fetched: %(why)s. Check the address.")
                 raise _RefusedError(said % {"url": shown(url), "why": error}) from error
+            except (httpx.HTTPError, _BrokenOffError) as error:
+                out_of_reach = isinstance(error, httpx.ConnectError) and not file.tell()
+                if tried >= (_TRIES_TO_REACH if out_of_reach else _TRIES):
+                    said = _("%(url)s cannot be fetched: %(why)s. Check the address; run the command again to go on.")
+                    raise SourceError(said % {"url": shown(url), "why": error or type(error).__name__}) from error
+                time.sleep(2.0**tried / 8)
 
 
 def _go_on(client: httpx.Client, url: str, file: BinaryIO, about: Path, tell: Tell) -> None:
@@ -163,7 +162,7 @@ def _go_on(client: httpx.Client, url: str, file: BinaryIO, about: Path, tell: Te
         if answer.status_code in _ILL_FOR_NOW:
             raise _BrokenOffError(f"{answer.status_code} {answer.reason_phrase}")
         if answer.status_code not in (200, 206):
-            said = _("%(url)s cannot be fetched: the server answered %(status)s %(reason)s.")
+            said = _("%(url)s cannot be fetched: the server answered %(status)s %(reason)s. Check the address.")
             what = {"url": shown(url), "status": answer.status_code, "reason": answer.reason_phrase}
             raise _RefusedError(said % what)
         if answer.status_code == 200:

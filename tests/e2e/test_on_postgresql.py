@@ -10,12 +10,25 @@ import pytest
 from servers.postgresql import run_postgresql
 
 ROOT = Path(__file__).parents[2]
-RULES = ("states", "transitions_race", "services", "scheduling", "reconciliation", "ingest", "callback", "retention")
+RULES = {
+    "jobs": (
+        "states",
+        "transitions_race",
+        "services",
+        "scheduling",
+        "reconciliation",
+        "ingest",
+        "callback",
+        "retention",
+    ),
+    "storage": ("import", "imports_at_once", "versions", "migrations", "admin"),
+}
 
 
 @pytest.mark.timeout(600)
-def test_the_rules_of_jobs_hold_on_postgresql() -> None:
-    files = [f"tests/jobs/test_{name}.py" for name in RULES]
+@pytest.mark.parametrize("app", RULES)
+def test_the_rules_hold_on_postgresql(app: str) -> None:
+    files = [f"tests/{app}/test_{name}.py" for name in RULES[app]]
     with run_postgresql() as url:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,21 @@ from django.contrib.auth.models import AbstractUser
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 from PIL import Image
 
 from apps.projects.models import Membership, Project
 from apps.storage.admin import thumbnails
-from apps.storage.models import Dataset, DatasetImage, DatasetImport, DatasetVersion, ImportState, StoredFile
+from apps.storage.models import (
+    Dataset,
+    DatasetFinding,
+    DatasetImage,
+    DatasetImport,
+    DatasetVersion,
+    FindingCount,
+    ImportState,
+    StoredFile,
+)
 from frozen import Picture, freeze, jpeg
 from trainer.dataset.layout import Keypoints
 from trainer.store import ObjectStore
@@ -190,6 +201,61 @@ def test_the_page_tells_why_an_import_failed_and_where_one_ended(console: Client
     assert address("change", version.pk) in page
 
 
+def test_an_import_whose_version_has_errors_does_not_look_good(console: Client, shelf: Dataset) -> None:
+    version = freeze(shelf, [Picture("images/train/a.jpg", jpeg(), BOX, ("bad_row",))], ["box"])
+    shelf.imports.create(source="a.zip", state=ImportState.SUCCEEDED, version=version, message="Nothing changed.")
+    response = console.get(reverse("admin:storage_dataset_change", args=[shelf.pk]))
+    (line,) = response.context["news"]
+    assert (line.edge, line.sentence) == ("lost", "Imported as v1, with errors")
+    assert f'{address("change", version.pk)}#findings"><b>See the 1 error' in body(response)
+    assert "ty-edge-succeeded" not in body(response)
+    assert "Imported, with errors" in body(response)
+
+
+def test_the_newest_import_alone_is_news_and_not_once_its_version_is_gone(
+    console: Client, version: DatasetVersion
+) -> None:
+    rows, page = version.dataset.imports, reverse("admin:storage_dataset_change", args=[version.dataset_id])
+    for name in ("first.zip", "second.zip"):
+        rows.create(source=name, state=ImportState.FAILED, message="No pictures in it.")
+    assert [line.imp.source for line in console.get(page).context["news"]] == ["second.zip"]
+    rows.create(source="gone.zip", state=ImportState.SUCCEEDED, message="shelf v7 has 8 images.")
+    response = console.get(page)
+    assert response.context["news"] == []
+    assert "has 8 images" not in body(response)
+    assert "its version was deleted since then" in body(response)
+    good = rows.create(source="good.zip", state=ImportState.SUCCEEDED, version=version, ended_at=timezone.now())
+    assert [line.imp.source for line in console.get(page).context["news"]] == ["good.zip"]
+    rows.filter(pk=good.pk).update(ended_at=timezone.now() - timedelta(hours=1))
+    assert console.get(page).context["news"] == []
+
+
+def test_the_way_to_training_names_the_version_where_it_is_not_the_newest(
+    console: Client, version: DatasetVersion
+) -> None:
+    pages = [
+        reverse("admin:storage_dataset_changelist"),
+        reverse("admin:storage_dataset_change", args=[version.dataset_id]),
+    ]
+    form = f"{reverse('admin:jobs_job_add')}?project={version.dataset.project_id}&amp;dataset={version.dataset_id}"
+    for each in pages:
+        assert f'{form}">Train on it' in body(console.get(each))
+    assert f'{form}&amp;version=1">Train on it' in body(console.get(address("change", version.pk)))
+    freeze(version.dataset, [Picture("images/train/a.jpg", jpeg(), BOX, ("bad_row",))], ["box"])
+    for each in pages:
+        assert f'{form}&amp;version=1">Train on v1' in body(console.get(each))
+
+
+def test_the_way_back_has_the_name_as_it_was_typed(console: Client, version: DatasetVersion) -> None:
+    dataset = reverse("admin:storage_dataset_change", args=[version.dataset_id])
+    for each in (dataset, address("change", version.pk), address("gallery", version.pk)):
+        heading = re.search(r"<h1.*?</h1>", body(console.get(each)), re.DOTALL)
+        assert heading is not None
+        links = re.findall(r'<a href="([^"]*)">([^<]*)</a>', heading[0])
+        assert links[:2] == [(reverse("admin:storage_dataset_changelist"), "Datasets"), (dataset, "shelf")]
+        assert links[2:] == ([] if each == dataset else [(address("change", version.pk), "v1")])
+
+
 # --- the first page of a version --------------------------------------------------------------------------------------
 
 
@@ -203,6 +269,11 @@ def test_findings_are_counted_by_kind_and_the_first_are_listed(console: Client, 
     assert kinds == [("bad_row", 7, 5, 2), ("box_tiny", 7, 5, 2)]
     assert "images/train/0.jpg, line 1" in body(page)
     assert "7 errors have to be mended" in body(page)
+    assert "<h3>Bad row</h3>" in body(page)
+    assert re.findall(r'<details class="ty-finding ty-finding-(\w+)" id="[^"]*"( open)?', body(page)) == [
+        ("error", " open"),
+        ("warning", ""),
+    ]
     assert "Train on it" not in body(page)
     table = b"".join(console.get(address("csv", version.pk) + "?code=bad_row").streaming_content).decode()
     assert table.count("bad_row") == 2 * 7  # in its column and in its message
@@ -292,6 +363,26 @@ def test_the_gallery_is_narrowed_by_class_split_and_finding(console: Client, ver
     assert shown(console, version, "split=val") == [f"images/val/{number}.jpg" for number in range(4)]
     assert shown(console, version, "split=val&class=1") == []
     assert shown(console, version, "split=train&class=1&code=box_tiny") == cans
+
+
+def test_the_gallery_offers_what_there_are_pictures_of(console: Client, shelf: Dataset) -> None:
+    version = freeze(
+        shelf,
+        [Picture("images/train/a.jpg", jpeg(), BOX + "2 0.5 0.5 0.5 0.5\n", ("box_tiny",))],
+        ["box", "can", "tin"],
+    )
+    told = {"version": version, "severity": "warning", "code": "class_unused"}
+    DatasetFinding.objects.create(**told, message="Nothing is labelled as can.")
+    FindingCount.objects.create(**told, number=1)
+    response = console.get(address("gallery", version.pk))
+    assert response.context["codes"] == [("box_tiny", "Box tiny", "1")]
+    assert response.context["classes"] == [(0, "box (1)"), (2, "tin (1)")]
+    assert response.context["found"] == "1 image"
+    assert '<span class="ty-split">train</span>' in body(response)
+    response = console.get(address("gallery", version.pk) + "?code=box_tiny&class=1")
+    assert response.context["classes"] == [(0, "box (1)"), (1, "can"), (2, "tin (1)")]
+    response = console.get(address("gallery", version.pk) + "?code=box_tiny")
+    assert response.context["found"] == "1 finding of this kind"
 
 
 @pytest.mark.parametrize(
@@ -523,6 +614,13 @@ def test_two_versions_are_compared(console: Client, changed: DatasetVersion, cha
 def test_the_only_version_has_nothing_to_be_compared_with(console: Client, version: DatasetVersion) -> None:
     assert "nothing to compare it with" in body(console.get(address("compare", version.pk)))
     assert console.get(f"{address('compare', version.pk)}?with=7&change=nonsense").status_code == 200
+
+
+def test_of_a_version_that_there_is_not_the_others_are_offered(console: Client, changed: DatasetVersion) -> None:
+    for number in ("99", "99999999999"):
+        page = body(console.get(f"{address('compare', changed.pk)}?with={number}"))
+        assert f"shelf has no other version {number}." in page
+        assert 'href="?with=1"' in page
 
 
 def test_a_member_who_lost_the_membership_sees_nothing_any_more(

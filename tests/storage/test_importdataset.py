@@ -3,6 +3,7 @@
 import http.server
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -103,7 +104,8 @@ def test_a_database_that_is_not_migrated_is_told_in_words(sample: Path, tmp_path
     environ = os.environ | {"DATA_DIR": str(tmp_path / "fresh"), "DATABASE_URL": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert done.returncode == 1
-    assert "Run `python manage.py migrate` first" in done.stderr
+    assert "manage.py migrate` first" in done.stderr
+    assert sys.executable in done.stderr or f"`{Path(sys.executable).relative_to(Path.cwd())}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -116,7 +118,7 @@ class Server(http.server.ThreadingHTTPServer):
     content = b""
     tag: str | None = '"one"'
     breaks_after: int | None = None
-    moved = False
+    moved = missing = False
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -138,6 +140,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Location", its.url)
             self.send_header("Content-Length", "0")
             self.end_headers()
+            return
+        if its.missing:
+            self.send_error(404)
             return
         asked = self.headers["Range"]
         its.asked.append(asked)
@@ -215,6 +220,25 @@ def test_a_file_that_changed_meanwhile_is_fetched_from_its_beginning(
 def test_a_redirect_is_followed_and_one_to_a_file_is_not(web: Server) -> None:
     web.moved = True
     assert "latest v1 in project Mine is new" in run(web.url.replace("/data/photos.zip", "/latest"))
+
+
+def test_an_answer_that_refuses_leaves_nothing(web: Server, data_dir: Path) -> None:
+    web.missing = True
+    with pytest.raises(CommandError, match="404"):
+        run(web.url)
+    assert list((data_dir / "imports" / "downloads").iterdir()) == []
+
+
+def test_a_server_that_is_not_there_is_asked_a_few_times_and_leaves_nothing(
+    data_dir: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/photos.zip"
+    said = StringIO()
+    with pytest.raises(CommandError, match="refused"):
+        call_command("importdataset", url, "--project", "Mine", "--task", "object_detection", stdout=said)
+    assert said.getvalue() == "Downloading …\n"
+    assert list((data_dir / "imports" / "downloads").iterdir()) == []
 
 
 def test_a_hostile_download_is_refused_and_not_kept(web: Server, data_dir: Path) -> None:

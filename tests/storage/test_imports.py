@@ -58,6 +58,7 @@ def test_an_upload_becomes_a_version_and_nothing_is_left_of_it(
     assert (version.images, version.created_by) == ({"train": 6, "val": 2}, trainer_user)
     assert all(key.startswith("datasets/") for key in left_over(data_dir, store))
     assert imp.ended_at is not None
+    assert (imp.phase, imp.done, imp.total) == ("recording", 8, 8)
 
 
 def test_the_same_data_again_changes_nothing_and_says_so(archive: Path, carry_out: CarryOut) -> None:

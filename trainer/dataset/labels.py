@@ -83,25 +83,50 @@ def parse_row(row: str, description: Description) -> Instance:
     if read is None:
         raise RowError("label_malformed", "This task has no labels: the folder is the class.")
     fields = row.split()
-    if _NOT_IN_NUMBERS.search(row):
-        raise RowError("label_malformed", f"Not numbers: {_excerpt(fields)}. Write numbers with digits and a point.")
     try:
         numbers = list(map(float, fields))
     except ValueError:
-        raise RowError("label_malformed", f"Not numbers: {_excerpt(fields)}. Write the class as its id.") from None
+        raise _not_numbers(row) from None
+    if _NOT_IN_NUMBERS.search(row):
+        raise _not_numbers(row)
     return read(_class_id(fields[0], numbers[0], len(description.class_names)), numbers, description.keypoints)
 
 
-def _excerpt(fields: Sequence[str]) -> str:
-    return ascii(" ".join(fields[:6])[:60])
+def _not_numbers(row: str) -> RowError:
+    """Names the first value that is none, and what to do about it."""
+    fields = row.split()
+    bad = next((number for number, field in enumerate(fields, start=1) if not _is_number(field)), None)
+    if bad is None:  # it is between the numbers
+        message = f"There are strange characters in {row[:60]!a}. Write plain numbers with spaces between them."
+        return RowError("label_malformed", message)
+    field = fields[bad - 1]
+    fix = "Write numbers with digits and a point."
+    if "," in field and len(fields) == 1:
+        fix = "Separate the numbers by spaces, and write them with a point."
+    elif bad == 1 and any(map(str.isalpha, field)):
+        fix = "Write the class as its id, from 0."
+    return RowError("label_malformed", f"Value {bad} is no number: {field[:30]!a}. {fix}")
+
+
+def _is_number(field: str) -> bool:
+    if _NOT_IN_NUMBERS.search(field):
+        return False
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 def _class_id(field: str, number: float, classes: int) -> int:
     """`classes` is 0 where data.yaml is broken: its own finding says so, and any id that can be kept passes."""
     most = classes or _MOST_CLASSES
     if not (math.isfinite(number) and number == int(number) and 0 <= number < most):
-        known = f"{DATA_YAML} (0 to {classes - 1})" if classes else DATA_YAML
-        message = f"Class id {field[:20]} is not in {known}. Correct it or add the class."
+        if classes:
+            what = f"Class id {field[:20]} is not one of the dataset's classes (0 to {classes - 1})"
+            message = f"{what}. Correct it or add the class."
+        else:
+            message = f"{field[:20]} is no class id: ids are whole numbers from 0. Correct it."
         raise RowError("class_out_of_range", message)
     return int(number)
 

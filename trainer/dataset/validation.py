@@ -51,7 +51,8 @@ def validate(
     """Read the whole dataset in `folder` and report on it.
 
     `task_type` is what it is wanted for; None leaves that to `data.yaml`. `on_image` is told of every picture, in the
-    order of full paths, and `on_finding` of every finding: those of a picture and its label come right after it.
+    order of full paths, and `on_finding` of every finding: those of a picture and its label come right after it,
+    but for that of a later copy in another split.
     `progress` is told the pictures done and in all. All three are called in the calling thread, and what they raise
     ends the check. `workers` threads read, by default one for each core.
     """
@@ -116,7 +117,8 @@ class _Validation:
         """Add one picture to the sums, and tell of it and of its findings."""
         candidate = checked.candidate
         self._looks_like = self._looks_like or checked.looks_like
-        if checked.sha256 and checked.width and (first := seen.first_with(checked.sha256, candidate.path)):
+        first = seen.first_with(checked.sha256, candidate.path) if checked.sha256 and checked.width else None
+        if first:
             checked.findings.append(self._repeated(candidate.path, first))
         statistics.add_image(candidate.split, checked.width, checked.height)
         class_id = self._class_ids.get(class_of(candidate.path) or "")
@@ -128,9 +130,11 @@ class _Validation:
             self._on_image(_record(checked, class_id))
         for finding in checked.findings:
             self._add(finding)
+        if first and _split(first) != candidate.split:  # either may be the one to remove: both are marked
+            self._add(self._repeated(first, candidate.path))
 
     def _repeated(self, path: str, first: str) -> Finding:
-        if path.split("/")[1] != first.split("/")[1]:
+        if _split(path) != _split(first):
             message = f"The same picture as {first}: metrics look better than they are. Keep it in one split alone."
             return Finding("warning", "image_in_two_splits", message, path)
         if self._class_ids and class_of(path) != class_of(first):
@@ -161,6 +165,10 @@ class _Validation:
         self._report.add(finding)
         if self._on_finding:
             self._on_finding(finding)
+
+
+def _split(path: str) -> str:
+    return path.split("/")[1]
 
 
 def _record(checked: Checked, class_id: int | None) -> ImageRecord:

@@ -81,7 +81,7 @@ class KeysetPagination(BasePagination):
         ordering = {"type": "string", "enum": list(self.orderings), "default": next(iter(self.orderings))}
         return [
             _parameter("cursor", "Where the page begins; taken from `next`.", {"type": "string"}),
-            _parameter("page_size", "Rows on a page.", size),
+            _parameter("page_size", f"Rows on a page: {PAGE_SIZE} by itself, {MAX_PAGE_SIZE} at most.", size),
             _parameter("ordering", "What comes first; `-` is descending.", ordering),
         ]
 

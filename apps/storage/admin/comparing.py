@@ -19,7 +19,7 @@ def context(version: DatasetVersion, query: QueryDict) -> dict[str, Any]:
     others = list(version.dataset.versions.exclude(pk=version.pk).order_by("-number").only("number", "dataset"))
     other = _chosen(version, query.get("with", ""))
     if other is None:
-        return {"others": others, "other": None}
+        return {"others": others, "other": None, "missing": query.get("with", "")}
     old, new = sorted((other, version), key=lambda each: each.number)
     found = versions.diff(old, new)
     change = _change(query.get("change", ""), found)
@@ -32,8 +32,8 @@ def context(version: DatasetVersion, query: QueryDict) -> dict[str, Any]:
 def _chosen(version: DatasetVersion, number: str) -> DatasetVersion | None:
     versions_of_it = version.dataset.versions.exclude(pk=version.pk).select_related("dataset")
     wanted = gallery.number(number)
-    if wanted is not None and wanted < 2**31:
-        return versions_of_it.filter(number=wanted).first()
+    if wanted is not None:
+        return versions_of_it.filter(number=wanted).first() if wanted < 2**31 else None
     before = versions_of_it.filter(number__lt=version.number).order_by("-number").first()
     return before or versions_of_it.order_by("number").first()
 

@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 from django.contrib import admin, messages
-from django.db.models import Exists, Model, OuterRef, QuerySet, Subquery
+from django.db.models import Model, OuterRef, QuerySet, Subquery
 from django.forms import Media
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
@@ -47,7 +47,7 @@ class DatasetAdmin(RightsAdmin):
         going = DatasetImport.objects.filter(dataset=OuterRef("pk"), state__in=GOING).order_by("-created_at")
         return datasets_of(person_of(request)).annotate(
             **{f"newest_{name}": Subquery(newest.values(name)[:1]) for name in importing.NEWEST},
-            trainable=Exists(newest.filter(errors=0)),
+            trainable=Subquery(newest.filter(errors=0).values("number")[:1]),
             **{f"import_{name}": Subquery(going.values(name)[:1]) for name in importing.PROGRESS},
         )
 
@@ -105,9 +105,7 @@ class DatasetAdmin(RightsAdmin):
             **self.admin_site.each_context(request),
             **self._live_context(request, dataset),
             "title": dataset.name,
-            "opts": self.opts,
             "media": self.media,
-            "object": dataset,
             "may_rename": self.has_change_permission(request, dataset),
             **importing.upload_context(dataset),
         }
@@ -122,7 +120,8 @@ class DatasetAdmin(RightsAdmin):
 
     def _live_context(self, request: HttpRequest, dataset: Dataset) -> dict[str, Any]:
         trains = may(person_of(request), Right.TRAIN, dataset.project)
-        return {**importing.context(dataset, person_of(request)), "may_import": trains, "train_url": train_url(dataset)}
+        links = {"train_url": train_url(dataset), "train_label": train_label(dataset)}
+        return {**importing.context(dataset, person_of(request)), "may_import": trains, **links}
 
     def _dataset(self, request: HttpRequest, dataset_id: Any) -> Dataset:
         obj = self.get_object(request, str(dataset_id))
@@ -159,8 +158,19 @@ class DatasetAdmin(RightsAdmin):
     def train_link(self, dataset: Any) -> str:
         if not dataset.trainable:
             return NOTHING
-        return format_html('<a class="ty-link" href="{}">{}</a>', train_url(dataset), _("Train on it"))
+        return format_html('<a class="ty-link" href="{}">{}</a>', train_url(dataset), train_label(dataset))
 
 
-def train_url(dataset: Dataset) -> str:
-    return f"{reverse('admin:jobs_job_add')}?project={dataset.project_id}&dataset={dataset.pk}"
+def train_url(dataset: Any) -> str:
+    """The form for a job on the dataset, with the version that `train_label` names."""
+    url = f"{reverse('admin:jobs_job_add')}?project={dataset.project_id}&dataset={dataset.pk}"
+    return f"{url}&version={dataset.trainable}" if _is_older(dataset) else url
+
+
+def train_label(dataset: Any) -> str:
+    """Names the version where it is not the newest one, which has errors then."""
+    return _("Train on v%(number)s") % {"number": dataset.trainable} if _is_older(dataset) else _("Train on it")
+
+
+def _is_older(dataset: Any) -> bool:
+    return bool(dataset.trainable) and dataset.trainable != dataset.newest_number

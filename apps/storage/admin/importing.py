@@ -23,6 +23,7 @@ NEWEST = ("pk", "number", "images", "errors", "warnings")
 PROGRESS = ("state", "phase", "done", "total")
 _HISTORY = 20
 _VERSIONS = 50
+_CARDS = 3
 # So long the outcome of an import stays on top of the page.
 _NEWS = timedelta(minutes=10)
 _IN_BYTES = (Phase.DOWNLOADING, Phase.FETCHING, Phase.STORING)
@@ -40,7 +41,20 @@ class ImportLine:
 
     @property
     def edge(self) -> str:
-        return words.colour_of(self.imp.state)
+        return words.import_colour(self.imp)
+
+    @property
+    def found(self) -> SafeString | str:
+        """The errors and warnings of its version, if there are any."""
+        version = self.imp.version
+        if version is None or not version.errors + version.warnings:
+            return ""
+        return words.badges(version.errors, version.warnings)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the version that it made was deleted since then."""
+        return self.imp.state == ImportState.SUCCEEDED and self.imp.version is None
 
     @property
     def size(self) -> str:
@@ -68,7 +82,7 @@ def context(dataset: Dataset, person: AbstractUser) -> dict[str, Any]:
     return {
         "dataset": dataset,
         "imports": imports,
-        "news": [line for line in imports if _is_news(line.imp)][:3],
+        "news": _news(imports),
         "unfinished": list(unfinished[:5]),
         "versions": [_version_line(version) for version in versions[:_VERSIONS]],
         "more_versions": len(versions) > _VERSIONS,
@@ -112,10 +126,20 @@ def in_short(dataset: Any) -> SafeString | str:
     return format_html('<span class="ty-state ty-state-{}">{}{}</span>', words.colour_of(state), label, percent)
 
 
-def _is_news(imp: DatasetImport) -> bool:
-    if imp.state == ImportState.UPLOADING:
-        return False  # who uploads sees it where it goes on
-    return imp.ended_at is None or timezone.now() - imp.ended_at < _NEWS
+def _news(imports: list[ImportLine]) -> list[ImportLine]:
+    """What is going on, or else the outcome of the newest import. The table below has the others."""
+    arrived = [line for line in imports if line.imp.state != ImportState.UPLOADING]  # who uploads sees it there
+    going = [line for line in arrived if not line.imp.ended]
+    return going[:_CARDS] or [line for line in arrived[:1] if _is_news(line)]
+
+
+def _is_news(line: ImportLine) -> bool:
+    """While it is fresh, and as long as its version has errors; never of a version that is deleted."""
+    if line.gone:
+        return False
+    ended = line.imp.ended_at
+    fresh = ended is None or timezone.now() - ended < _NEWS
+    return fresh or (line.imp.version is not None and not line.imp.version.trainable)
 
 
 def _line(imp: DatasetImport) -> ImportLine:
@@ -132,7 +156,10 @@ def _sentence(imp: DatasetImport) -> str:
         case ImportState.UPLOADING:
             return _("Is being uploaded")
         case ImportState.SUCCEEDED:
-            return _("Imported as v%(number)s") % {"number": imp.version.number} if imp.version else _("Imported")
+            if imp.version is None:
+                return _("Imported; its version was deleted since then")
+            said = _("Imported as v%(number)s") if imp.version.trainable else _("Imported as v%(number)s, with errors")
+            return said % {"number": imp.version.number}
     return str(imp.get_state_display())
 
 

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.db.models import Exists, OuterRef
 from django.http import QueryDict
 from django.template.defaultfilters import filesizeformat
 from django.utils.safestring import SafeString
+from django.utils.text import Truncator
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from apps.storage.admin import drawing, gallery, histograms, overlay, words
 from apps.storage.models import DatasetFinding, DatasetImage, DatasetVersion, FindingCount
@@ -53,6 +56,10 @@ class Kind:
     @property
     def number(self) -> str:
         return words.thousands(self.count.number)
+
+    @property
+    def title(self) -> str:
+        return words.kind_title(self.count.code)
 
     @property
     def more(self) -> int:
@@ -107,8 +114,8 @@ def grid(version: DatasetVersion, query: QueryDict) -> dict[str, Any]:
         "wanted": wanted,
         "query": wanted.query(),
         "splits": [(split, words.thousands(number)) for split, number in words.in_order(version.images)],
-        "classes": list(enumerate(version.class_names)),
-        "counts": counts,
+        "classes": _classes(version, wanted),
+        "codes": _codes(version, wanted, counts),
         "found": _how_many(version, wanted, counts),
         "before": wanted.query(before=page.images[0].pk) if page.before else "",
         "after": wanted.query(after=page.images[-1].pk) if page.after else "",
@@ -122,11 +129,40 @@ def _how_many(version: DatasetVersion, wanted: gallery.Wanted, counts: Sequence[
     """What is known of the number without counting; nothing where filters are combined."""
     if not wanted or wanted == gallery.Wanted(split=wanted.split):
         number = version.images.get(wanted.split, 0) if wanted.split else sum(version.images.values())
-        return _("%(n)s images") % {"n": words.thousands(number)}
+        return ngettext("%(n)s image", "%(n)s images", number) % {"n": words.thousands(number)}
     if wanted == gallery.Wanted(code=wanted.code):
         number = sum(count.number for count in counts if count.code == wanted.code)
-        return _("%(n)s findings of this kind") % {"n": words.thousands(number)}
+        text = ngettext("%(n)s finding of this kind", "%(n)s findings of this kind", number)
+        return text % {"n": words.thousands(number)}
     return ""
+
+
+def _classes(version: DatasetVersion, wanted: gallery.Wanted) -> list[tuple[int, str]]:
+    """The classes that occur, with the number of their pictures as far as the statistics have it."""
+    said = version.statistics
+    listed = {each["id"]: sum(each["images"].values()) for each in said.get("classes", ())}
+    ids = set(listed)
+    if not listed or said.get("classes_left_out"):
+        ids.update(range(len(version.class_names)))
+    if wanted.class_id is not None:
+        ids.add(wanted.class_id)  # what the page is narrowed to has to be seen
+    names = {each: Truncator(drawing.name_of(each, version.class_names)).chars(60) for each in sorted(ids)}
+    return [
+        (each, f"{name} ({words.thousands(listed[each])})" if each in listed else name) for each, name in names.items()
+    ]
+
+
+def _codes(
+    version: DatasetVersion, wanted: gallery.Wanted, counts: Sequence[FindingCount]
+) -> list[tuple[str, str, str]]:
+    """The kinds of findings that have pictures: code, title, number. One row of the index tells of each."""
+    pictured = DatasetFinding.objects.filter(version=version, code=OuterRef("code"), image__isnull=False)
+    shown = set(version.finding_counts.filter(Exists(pictured)).values_list("code", flat=True)) | {wanted.code}
+    numbers: dict[str, int] = {}
+    for count in counts:  # a code may stand for errors and for warnings
+        if count.code in shown:
+            numbers[count.code] = numbers.get(count.code, 0) + count.number
+    return [(code, words.kind_title(code), words.thousands(number)) for code, number in numbers.items()]
 
 
 def tiles(version: DatasetVersion, images: Sequence[DatasetImage]) -> list[Tile]:

@@ -135,14 +135,14 @@ class VersionAdmin(RightsAdmin):
         shown = {
             **self.admin_site.each_context(request),
             "title": str(version),
-            "opts": self.opts,
             "media": self.media,
             "version": version,
             "tab": name,
             "header": words.header(version),
             "may_train": version.trainable and may(person, Right.TRAIN, project),
             "may_delete": may(person, Right.MANAGE, project),
-            "train_url": f"{reverse('admin:jobs_job_add')}?project={project.pk}&dataset={version.dataset_id}",
+            "train_url": reverse("admin:jobs_job_add")
+            + f"?project={project.pk}&dataset={version.dataset_id}&version={version.number}",
             **context,
         }
         return TemplateResponse(request, f"admin/storage/datasetversion/{name}.html", shown)

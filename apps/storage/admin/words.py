@@ -65,8 +65,20 @@ def colour_of(state: str) -> str:
     return _COLOUR[ImportState(state)]
 
 
+def import_colour(imp: DatasetImport) -> str:
+    """Amber where it went through and the version cannot be trained on."""
+    return "lost" if imp.version and imp.version.errors else colour_of(imp.state)
+
+
 def import_label(imp: DatasetImport) -> SafeString:
-    return format_html('<span class="ty-state ty-state-{}">{}</span>', colour_of(imp.state), imp.get_state_display())
+    with_errors = imp.version is not None and imp.version.errors
+    text = _("Imported, with errors") if with_errors else imp.get_state_display()
+    return format_html('<span class="ty-state ty-state-{}">{}</span>', import_colour(imp), text)
+
+
+def kind_title(code: str) -> str:
+    """The code of a kind of finding as a heading: `Box empty`."""
+    return code.replace("_", " ").capitalize()
 
 
 def header(version: DatasetVersion) -> dict[str, Any]:

@@ -104,6 +104,19 @@ class TestBadRows:
         assert str(error).isascii()
 
     @pytest.mark.parametrize(
+        ("row", "said"),
+        [
+            ("0 0.5 abc 0.2 0.2", "Value 3 is no number: 'abc'. Write numbers with digits and a point."),
+            ("0 0,5 0,5 0,2 0,2", "Value 2 is no number: '0,5'. Write numbers with digits and a point."),
+            ("traffic_light 0.5 0.5 0.2 0.2", "Value 1 is no number: 'traffic_light'. Write the class as its id"),
+            ("0,0.5,0.5,0.2,0.2", "Separate the numbers by spaces"),
+            ("95 0.5 0.5 0.2 0.2", "Class id 95 is not one of the dataset's classes (0 to 1)."),
+        ],
+    )
+    def test_the_advice_is_about_the_value_that_is_wrong(self, row: str, said: str) -> None:
+        assert said in str(refused(row, DETECTION))
+
+    @pytest.mark.parametrize(
         ("row", "code"),
         [
             ("0 0.5 0.5 0.2 0.2", "label_malformed"),

@@ -365,9 +365,13 @@ class TestPlacesAndNames:
 class TestDuplicates:
     def test_across_splits(self, dataset: Path) -> None:
         shutil.copy(dataset / "images/train/2.jpg", dataset / "images/val/1.jpg")
-        finding = found(dataset)["image_in_two_splits"]
-        assert (finding.severity, finding.path) == ("warning", "images/val/1.jpg")
-        assert "images/train/2.jpg" in finding.message
+        copy, original = validate(dataset).findings
+        assert {(finding.severity, finding.code) for finding in (copy, original)} == {
+            ("warning", "image_in_two_splits")
+        }
+        assert (copy.path, original.path) == ("images/val/1.jpg", "images/train/2.jpg")
+        assert "images/train/2.jpg" in copy.message
+        assert "images/val/1.jpg" in original.message
 
     def test_within_a_split(self, dataset: Path) -> None:
         shutil.copy(dataset / "images/train/2.jpg", dataset / "images/train/1.jpg")

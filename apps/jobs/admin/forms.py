@@ -32,7 +32,7 @@ from trainer.contract.tasks import MODELS
 from trainer.contract.variables import TrainingVariables
 
 FIELDSETS: list[tuple[Any, dict[str, list[Any]]]] = [
-    (gettext_lazy("What to train"), {"fields": [("project", "dataset", "version"), ("task_type", "model_name")]}),
+    (gettext_lazy("What to train"), {"fields": ["project", ("dataset", "version"), ("task_type", "model_name")]}),
     (
         gettext_lazy("How to train"),
         {"fields": [("epochs", "batch_size"), ("learning_rate", "image_size"), ("pretrained", "weights")]},

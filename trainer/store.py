@@ -18,6 +18,7 @@ folder does not pay for the import.
 
 import hashlib
 import os
+import stat
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -387,7 +388,8 @@ def make_folder(path: Path) -> None:
             try:
                 path.mkdir(parents=True, exist_ok=True)
             except FileExistsError:
-                if path.exists():
+                # Asked once: between two questions it may be removed and made anew, and look like a file.
+                if not stat.S_ISDIR(path.stat().st_mode):
                     raise
             else:
                 break

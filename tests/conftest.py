@@ -29,6 +29,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractUser
 from django.core.cache import cache
+from django.test import Client
 
 from apps.executor.fake import FakeExecutor
 from apps.executor.registry import get_executor, reset_executor
@@ -41,6 +42,7 @@ from trainer.store import ObjectStore
 
 MakeJob = Callable[..., Job]
 MakeVersion = Callable[..., DatasetVersion]
+SignIn = Callable[[AbstractUser], Client]
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +67,25 @@ def operator(db: None) -> AbstractUser:
 def stranger(db: None) -> AbstractUser:
     """Somebody with an account and no project."""
     return get_user_model().objects.create_user("stranger")
+
+
+@pytest.fixture
+def sign_in() -> SignIn:
+    """A client of that person, as staff: nobody else is let into the admin."""
+
+    def sign_in(person: AbstractUser) -> Client:
+        person.is_staff = True
+        person.save()
+        client = Client()
+        client.force_login(person)
+        return client
+
+    return sign_in
+
+
+@pytest.fixture
+def console(sign_in: SignIn, operator: AbstractUser) -> Client:
+    return sign_in(operator)
 
 
 @pytest.fixture

@@ -59,25 +59,6 @@ def _no_trainers(fake_executor: FakeExecutor) -> None:
 
 
 @pytest.fixture
-def sign_in() -> SignIn:
-    """A client of that person, as staff: nobody else is let into the admin."""
-
-    def sign_in(person: AbstractUser) -> Client:
-        person.is_staff = True
-        person.save()
-        client = Client()
-        client.force_login(person)
-        return client
-
-    return sign_in
-
-
-@pytest.fixture
-def console(sign_in: SignIn, operator: AbstractUser) -> Client:
-    return sign_in(operator)
-
-
-@pytest.fixture
 def job_in(make_job: MakeJob) -> Callable[[State], Job]:
     """A job in the state, come there by the moves that lead to it."""
 

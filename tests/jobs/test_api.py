@@ -23,6 +23,7 @@ from apps.jobs.states import State
 from apps.projects.models import Membership, Project, Role
 from apps.storage.models import Dataset
 from apps.storage.stores import get_store
+from calling import api, problem
 from trainer.contract.messages import Batch
 from trainer.contract.variables import artifact_prefix
 from trainer.store import ObjectStore
@@ -31,26 +32,6 @@ MakeJob = Callable[..., Job]
 V1 = "/api/v1"
 OF_JOB = ("", "/metrics", "/events", "/logs", "/artifacts")
 VERBS = ("cancel", "retry", "clone")
-
-
-def api(user: AbstractUser | None = None) -> APIClient:
-    """A client that sends the user's token, or none."""
-    client = APIClient()
-    if user is not None:
-        client.credentials(HTTP_AUTHORIZATION=f"Token {Token.objects.get_or_create(user=user)[0].key}")
-    return client
-
-
-def problem(response: Any, status: int) -> dict[str, Any]:
-    """The body of an error, once it is seen to be an RFC 9457 problem."""
-    assert response.status_code == status, response.content
-    assert response["Content-Type"] == "application/problem+json"
-    body: dict[str, Any] = response.json()
-    assert body["status"] == status
-    assert body["type"]
-    assert body["title"]
-    assert body["detail"]
-    return body
 
 
 def names(response: Any) -> list[str]:

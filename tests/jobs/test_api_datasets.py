@@ -13,7 +13,6 @@ from django.contrib.auth.models import AbstractUser
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
-from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
 from apps.projects.models import Project
@@ -21,23 +20,10 @@ from apps.storage import imports
 from apps.storage.models import Dataset, DatasetFinding, DatasetImport, FindingCount, ImportState
 from apps.storage.sample import draw_sample
 from apps.storage.services import import_source
+from calling import api, problem
 from trainer.store import ObjectStore
 
 V1 = "/api/v1"
-
-
-def api(user: AbstractUser | None = None) -> APIClient:
-    client = APIClient()
-    if user is not None:
-        client.credentials(HTTP_AUTHORIZATION=f"Token {Token.objects.get_or_create(user=user)[0].key}")
-    return client
-
-
-def problem(response: Any, status: int) -> dict[str, Any]:
-    assert response.status_code == status, response.content
-    assert response["Content-Type"] == "application/problem+json"
-    body: dict[str, Any] = response.json()
-    return body
 
 
 @pytest.fixture(autouse=True)

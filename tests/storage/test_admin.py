@@ -37,25 +37,6 @@ HOSTILE = '<script>alert("x")</script>'
 
 
 @pytest.fixture
-def sign_in() -> SignIn:
-    """A browser in which somebody of the staff has signed in."""
-
-    def sign_in(person: AbstractUser) -> Client:
-        person.is_staff = True
-        person.save()
-        client = Client()
-        client.force_login(person)
-        return client
-
-    return sign_in
-
-
-@pytest.fixture
-def console(sign_in: SignIn, operator: AbstractUser) -> Client:
-    return sign_in(operator)
-
-
-@pytest.fixture
 def shelf(project: Project, store: ObjectStore, settings: Any, tmp_path: Path) -> Dataset:
     """An empty dataset whose pictures go into a store and a cache of the test's own."""
     settings.DATA_DIR = tmp_path

@@ -11,26 +11,13 @@ from django.contrib.auth.models import AbstractUser
 from apps.projects.models import Project
 from apps.storage.errors import NoSuchDatasetError, NotADatasetError, SourceError
 from apps.storage.models import Dataset, DatasetImport, DatasetVersion, ImmutableError, ImportState, Phase
-from apps.storage.sample import CLASS_NAMES, draw_sample
+from apps.storage.sample import CLASS_NAMES
 from apps.storage.selectors import datasets_of, find_dataset
 from apps.storage.services import import_folder, import_source
 from trainer.dataset.manifest import manifest_key, read
 from trainer.store import ObjectStore, StoreError
 
 Import = Callable[..., DatasetVersion]
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn")
-    draw_sample(folder, train=6, val=2, size=64)
-    return folder
-
-
-@pytest.fixture
-def sample(drawn: Path, tmp_path: Path) -> Path:
-    """A small dataset that a test may change."""
-    return Path(shutil.copytree(drawn, tmp_path / "sample"))
 
 
 @pytest.fixture

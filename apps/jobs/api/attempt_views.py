@@ -39,12 +39,6 @@ class AnyMediaType(BaseContentNegotiation):
         return renderers[0], renderers[0].media_type
 
 
-def _query(kind: type[serializers.Serializer[Any]], request: Request) -> dict[str, Any]:
-    asked = kind(data=request.query_params)
-    asked.is_valid(raise_exception=True)
-    return dict(asked.validated_data)
-
-
 def _attempt(request: Request, job_id: int, number: int | None) -> Attempt | None:
     """The attempt asked for, or the newest; None where there has been none yet."""
     job = find_job(request, job_id)
@@ -64,7 +58,7 @@ class JobMetrics(APIView):
         responses={200: of_attempt("JobMetrics", EpochSerializer(many=True)), **problems(400, 404)},
     )
     def get(self, request: Request, job_id: int) -> Response:
-        attempt = _attempt(request, job_id, _query(AttemptQuery, request).get("attempt"))
+        attempt = _attempt(request, job_id, AttemptQuery.of(request).get("attempt"))
         rows = selectors.epoch_metrics(attempt) if attempt else EpochMetrics.objects.none()
         return _body(attempt, EpochSerializer(rows, many=True).data)
 
@@ -82,7 +76,7 @@ class JobEvents(APIView):
         },
     )
     def get(self, request: Request, job_id: int) -> Response:
-        asked = _query(EventQuery, request)
+        asked = EventQuery.of(request)
         attempt = _attempt(request, job_id, asked.get("attempt"))
         rows = list(selectors.events(attempt, after=asked["after"])[: asked["limit"]]) if attempt else []
         next_after = rows[-1].seq if rows else asked["after"]
@@ -101,7 +95,7 @@ class JobLogs(APIView):
         responses={(200, "text/plain"): OpenApiTypes.STR, **problems(400, 404, 503)},
     )
     def get(self, request: Request, job_id: int) -> HttpResponse:
-        asked = _query(LogQuery, request)
+        asked = LogQuery.of(request)
         attempt = _attempt(request, job_id, asked.get("attempt"))
         if attempt is None:
             chunk = LogChunk(b"", 0, 0)
@@ -123,7 +117,7 @@ class JobArtifacts(APIView):
         responses={200: of_attempt("JobArtifacts", ArtifactSerializer(many=True)), **problems(400, 404)},
     )
     def get(self, request: Request, job_id: int) -> Response:
-        attempt = _attempt(request, job_id, _query(AttemptQuery, request).get("attempt"))
+        attempt = _attempt(request, job_id, AttemptQuery.of(request).get("attempt"))
         rows = selectors.artifacts(attempt) if attempt else Artifact.objects.none()
         return _body(attempt, ArtifactSerializer(rows, many=True).data)
 

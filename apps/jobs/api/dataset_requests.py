@@ -3,9 +3,8 @@
 from typing import Any
 
 from rest_framework import serializers
-from rest_framework.request import Request
 
-from apps.jobs.api.requests import VisibleProject
+from apps.jobs.api.requests import Query, VisibleProject
 from apps.storage.models import SEVERITY_CHOICES, TASK_CHOICES, Dataset
 from apps.storage.options import VAL_SHARE
 
@@ -46,20 +45,12 @@ class PartNumbers(serializers.Serializer[Any]):
     )
 
 
-class _Query(serializers.Serializer[Any]):
-    @classmethod
-    def of(cls, request: Request) -> dict[str, Any]:
-        asked = cls(data=request.query_params)
-        asked.is_valid(raise_exception=True)
-        return dict(asked.validated_data)
-
-
-class FindingQuery(_Query):
+class FindingQuery(Query):
     severity = serializers.ChoiceField(choices=SEVERITY_CHOICES, required=False, help_text="Only of this severity.")
     code = serializers.RegexField(r"^[a-z0-9_]+$", max_length=40, required=False, help_text="Only of this kind.")
 
 
-class DiffQuery(_Query):
+class DiffQuery(Query):
     def get_fields(self) -> dict[str, Any]:
         # "with" is no name that a class could give an attribute.
         number = serializers.IntegerField(min_value=1, max_value=_INT_BOUND, help_text="Number of the other version.")

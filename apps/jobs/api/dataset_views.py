@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 from uuid import UUID
 
-from django.contrib.auth.models import AbstractUser
 from django.db.models import Prefetch, QuerySet
 from django.http import Http404, StreamingHttpResponse
 from django.utils.http import content_disposition_header
@@ -30,6 +29,7 @@ from apps.jobs.api.dataset_requests import (
 )
 from apps.jobs.api.filters import DatasetFilter
 from apps.jobs.api.pagination import ByName, KeysetPagination
+from apps.jobs.api.requests import user_of
 from apps.jobs.api.schema import problems
 from apps.jobs.api.serializers import (
     ChangedImageSerializer,
@@ -71,10 +71,6 @@ class NewestFirst(KeysetPagination):
     orderings = {"-created_at": ("-created_at", "-pk"), "created_at": ("created_at", "pk")}
 
 
-def _user(request: Request) -> AbstractUser:
-    return cast("AbstractUser", request.user)  # the permission class lets nobody else in
-
-
 def _datasets(request: Request) -> QuerySet[Dataset]:
     shown = DatasetVersion.objects.defer("statistics")
     return datasets_of(request.user).prefetch_related(Prefetch("versions", queryset=shown))
@@ -96,7 +92,7 @@ def _import(request: Request, pk: UUID) -> DatasetImport:
 def _upload(request: Request, pk: UUID) -> DatasetImport:
     """An import that the caller may send parts of."""
     imp = _import(request, pk)
-    require(_user(request), Right.TRAIN, imp.dataset)
+    require(user_of(request), Right.TRAIN, imp.dataset)
     return imp
 
 
@@ -134,7 +130,7 @@ class DatasetList(ListAPIView[Dataset]):
     def post(self, request: Request) -> Response:
         asked = DatasetCreation(data=request.data, context={"request": request})
         asked.is_valid(raise_exception=True)
-        dataset = create_dataset(by=_user(request), **asked.validated_data)
+        dataset = create_dataset(by=user_of(request), **asked.validated_data)
         address = reverse("api:dataset", args=[dataset.pk], request=request)
         return Response(DatasetSerializer(dataset).data, status=201, headers={"Location": address})
 
@@ -165,7 +161,7 @@ class VersionDetail(APIView):
         responses={204: None, **problems(403, 404, 409)},
     )
     def delete(self, request: Request, pk: UUID, number: int) -> Response:
-        versions.delete_version(_version(request, pk, number), _user(request))
+        versions.delete_version(_version(request, pk, number), user_of(request))
         return Response(status=204)
 
 
@@ -289,8 +285,8 @@ class DatasetImports(ListAPIView[DatasetImport]):
         dataset, asked = _dataset(request, pk), UploadStart(data=request.data)
         asked.is_valid(raise_exception=True)
         resume, upload = asked.validated_data.pop("resume"), asked.validated_data
-        found = uploads.resumable(dataset, upload["filename"], upload["size"], _user(request)) if resume else None
-        imp = found or uploads.start_upload(dataset=dataset, by=_user(request), **upload)
+        found = uploads.resumable(dataset, upload["filename"], upload["size"], user_of(request)) if resume else None
+        imp = found or uploads.start_upload(dataset=dataset, by=user_of(request), **upload)
         address = reverse("api:import", args=[imp.pk], request=request)
         return Response(_shown_import(imp), status=200 if found else 201, headers={"Location": address})
 
@@ -312,7 +308,7 @@ class ImportDetail(APIView):
         responses={204: None, **problems(403, 404, 409)},
     )
     def delete(self, request: Request, pk: UUID) -> Response:
-        uploads.cancel_import(_import(request, pk), _user(request))
+        uploads.cancel_import(_import(request, pk), user_of(request))
         return Response(status=204)
 
 
@@ -372,4 +368,4 @@ class ImportComplete(APIView):
         responses={200: ImportDetailSerializer, **problems(400, 403, 404, 409, 503)},
     )
     def post(self, request: Request, pk: UUID) -> Response:
-        return Response(_shown_import(uploads.complete_upload(_import(request, pk), _user(request))))
+        return Response(_shown_import(uploads.complete_upload(_import(request, pk), user_of(request))))

@@ -1,8 +1,7 @@
 """Jobs, and the verbs on them."""
 
-from typing import Any, cast
+from typing import Any
 
-from django.contrib.auth.models import AbstractUser
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import status
@@ -16,7 +15,7 @@ from rest_framework.views import APIView
 from apps.jobs import services
 from apps.jobs.api.filters import JobFilter
 from apps.jobs.api.pagination import JobPagination
-from apps.jobs.api.requests import JobChanges, JobSubmission
+from apps.jobs.api.requests import JobChanges, JobSubmission, user_of
 from apps.jobs.api.schema import CHANGES, ILLEGAL, INVALID, SUBMISSION, problems
 from apps.jobs.api.serializers import JobDetailSerializer, JobSerializer
 from apps.jobs.models import Job
@@ -26,10 +25,6 @@ from apps.jobs.selectors import jobs_of
 def find_job(request: Request, job_id: int) -> Job:
     """The job, where the caller may see it; 404 where not."""
     return get_object_or_404(jobs_of(request.user), pk=job_id)
-
-
-def _user(request: Request) -> AbstractUser:
-    return cast("AbstractUser", request.user)  # the permission class lets nobody else in
 
 
 def _shown(job_id: int, request: Request) -> dict[str, Any]:
@@ -68,7 +63,7 @@ class JobList(ListAPIView[Job]):
     def post(self, request: Request) -> Response:
         asked = JobSubmission(data=request.data, context={"request": request})
         asked.is_valid(raise_exception=True)
-        return _created(services.submit(by=_user(request), **asked.validated_data), request)
+        return _created(services.submit(by=user_of(request), **asked.validated_data), request)
 
 
 class JobDetail(APIView):
@@ -89,7 +84,7 @@ class JobCancel(APIView):
         examples=[ILLEGAL],
     )
     def post(self, request: Request, job_id: int) -> Response:
-        services.cancel(find_job(request, job_id), by=_user(request))
+        services.cancel(find_job(request, job_id), by=user_of(request))
         return Response(_shown(job_id, request))
 
 
@@ -104,7 +99,7 @@ class JobRetry(APIView):
         examples=[ILLEGAL],
     )
     def post(self, request: Request, job_id: int) -> Response:
-        services.retry(find_job(request, job_id), by=_user(request))
+        services.retry(find_job(request, job_id), by=user_of(request))
         return Response(_shown(job_id, request))
 
 
@@ -122,7 +117,7 @@ class JobClone(APIView):
     )
     def post(self, request: Request, job_id: int) -> Response:
         original = find_job(request, job_id)
-        context = {"request": request, "dataset": original.dataset_version.dataset_id}
+        context = {"request": request, "dataset": original.dataset_version.dataset}
         changes = JobChanges(data=request.data, context=context)
         changes.is_valid(raise_exception=True)
-        return _created(services.clone(original, by=_user(request), **changes.validated_data), request)
+        return _created(services.clone(original, by=user_of(request), **changes.validated_data), request)

@@ -4,27 +4,34 @@ The variables of a training go through untouched. `services.submit` holds them a
 that is wrong at once, so no bound stands here a second time.
 """
 
-from typing import Any
+from typing import Any, cast
 
+from django.contrib.auth.models import AbstractUser
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
+from rest_framework.request import Request
 
 from apps.jobs.models import Job
 from apps.jobs.services import TRAINING_FIELDS
 from apps.projects.models import Project
 from apps.projects.rights import projects_of
-from apps.storage.models import Dataset, DatasetVersion
-from apps.storage.selectors import datasets_of
+from apps.storage.errors import NoSuchVersionError
+from apps.storage.models import Dataset
+from apps.storage.selectors import datasets_of, find_version
 
 MAX_LOG_BYTES = 1 << 20
 MAX_EVENTS = 1000
 _INT_BOUND = 2**31 - 1  # of an integer column
 _SEQ_BOUND = 2**53
 _NAME_LENGTH = Job._meta.get_field("name").max_length
+
+
+def user_of(request: Request) -> AbstractUser:
+    return cast("AbstractUser", request.user)  # the permission class lets nobody else in
 
 
 class _Visible(serializers.PrimaryKeyRelatedField[Any]):
@@ -104,10 +111,11 @@ class JobFields(serializers.Serializer[Any]):
         dataset = attrs.get("dataset", self.context.get("dataset"))
         if number is None or dataset is None:
             return attrs
-        version = DatasetVersion.objects.filter(dataset=dataset, number=number).select_related("dataset").first()
-        if version is None:
-            raise serializers.ValidationError({"dataset_version": [_("The dataset has no version of this number.")]})
-        return {**attrs, "dataset": version}
+        try:
+            return {**attrs, "dataset": find_version(dataset, number)}
+        except NoSuchVersionError as error:
+            problem = {"dataset_version": [_("The dataset has no version of this number.")]}
+            raise serializers.ValidationError(problem) from error
 
 
 class JobSubmission(JobFields):
@@ -121,7 +129,17 @@ class JobChanges(JobFields):
     """What a clone has otherwise than its original."""
 
 
-class AttemptQuery(serializers.Serializer[Any]):
+class Query(serializers.Serializer[Any]):
+    """What stands in an address behind the question mark."""
+
+    @classmethod
+    def of(cls, request: Request) -> dict[str, Any]:
+        asked = cls(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        return dict(asked.validated_data)
+
+
+class AttemptQuery(Query):
     attempt = serializers.IntegerField(
         required=False, min_value=1, max_value=_INT_BOUND, help_text="Number of an attempt; the newest without it."
     )

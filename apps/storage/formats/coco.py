@@ -4,7 +4,6 @@ Also as Roboflow (a JSON in each split's folder), CVAT (a box's rotation among i
 it. Annotations are loaded whole, with Python's own reader.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from apps.storage.errors import NotADatasetError
 from apps.storage.formats.shapes import MOST_MASK_PIXELS, Keypoint, Polygon, Shape, mask_of, outlines, turned_box
-from apps.storage.formats.tree import MOST_JSON_BYTES, Tree, size_of, split_of_file, split_of_path, unreadable
+from apps.storage.formats.tree import Tree, read_json, size_of, split_of_file, split_of_path
 from apps.storage.formats.writing import Converted, Notes, Progress, Writer, flip_of
 from trainer.contract.tasks import TaskType
 from trainer.dataset.layout import Keypoints
@@ -93,13 +92,7 @@ def _files_for(tree: Tree, task: TaskType) -> dict[str, str | None]:
 
 
 def _load(tree: Tree, name: str) -> dict[str, Any]:
-    if tree.path(name).stat().st_size > MOST_JSON_BYTES:
-        raise NotADatasetError(f"{name} is larger than {MOST_JSON_BYTES >> 30} GiB. Split the dataset.")
-    try:
-        with tree.open(name) as file:
-            data = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise unreadable(name, "JSON", error) from error
+    data = read_json(tree, name, "dataset")
     keys = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(isinstance(data.get(key, []), list) for key in keys):
         raise NotADatasetError(f"{name} is no COCO file: 'images', 'annotations' and 'categories' are to be lists.")

@@ -5,7 +5,6 @@ do not. Positions are percent of the picture. A picture is found by the end of i
 characters that Label Studio puts before an uploaded file's name.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 from apps.storage.errors import NotADatasetError
 from apps.storage.formats.shapes import Keypoint, Shape, turned_box
-from apps.storage.formats.tree import MOST_JSON_BYTES, Tree, is_image, parts_of, size_of, split_of_path, unreadable
+from apps.storage.formats.tree import Tree, is_image, parts_of, read_json, size_of, split_of_path
 from apps.storage.formats.writing import Converted, Notes, Progress, Writer, flip_of, folder_name
 from trainer.contract.tasks import TaskType
 from trainer.dataset.layout import Keypoints
@@ -107,14 +106,7 @@ def _files(tree: Tree) -> list[str]:
 
 
 def _tasks(tree: Tree, name: str) -> Iterator[_Task]:
-    if tree.path(name).stat().st_size > MOST_JSON_BYTES:
-        raise NotADatasetError(f"{name} is larger than {MOST_JSON_BYTES >> 30} GiB. Split the export.")
-    try:
-        with tree.open(name) as file:
-            entries = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise unreadable(name, "JSON", error) from error
-    for entry in entries:
+    for entry in read_json(tree, name, "export"):
         if not isinstance(entry, dict):
             raise NotADatasetError(f"{name} is no export of Label Studio: it is to be a list of tasks.")
         data = entry.get("data")

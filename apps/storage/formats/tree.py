@@ -3,6 +3,7 @@
 Nothing is ever read that is not below the folder: a name is looked up in the list of files, never opened as a path.
 """
 
+import json
 import os
 import re
 import unicodedata
@@ -220,6 +221,17 @@ def size_of(width: object, height: object) -> tuple[float, float] | None:
 
 def parts_of(name: str) -> list[str]:
     return _parts_of(name)
+
+
+def read_json(tree: Tree, name: str, whole: str) -> Any:
+    """What the JSON file `name` holds, which is loaded as a whole; `whole` is what to split where it is too large."""
+    if tree.path(name).stat().st_size > MOST_JSON_BYTES:
+        raise NotADatasetError(f"{name} is larger than {MOST_JSON_BYTES >> 30} GiB. Split the {whole}.")
+    try:
+        with tree.open(name) as file:
+            return json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise unreadable(name, "JSON", error) from error
 
 
 def unreadable(name: str, what: str, error: Exception) -> NotADatasetError:

@@ -12,6 +12,7 @@ from pycocotools import mask as masks
 
 from apps.storage.errors import NotADatasetError
 from apps.storage.formats import detect
+from rows import close
 from trainer.contract.tasks import TaskType
 
 DETECTION, SEGMENTATION = TaskType.OBJECT_DETECTION, TaskType.INSTANCE_SEGMENTATION
@@ -52,13 +53,6 @@ def file_of(scene: Any, images: list[str], annotations: list[dict[str, Any]], ca
     ]
     told = [{"id": 0, "iscrowd": 0, "image_id": one["id"], **each} for one in records for each in annotations]
     return json.dumps({"info": {}, "images": records, "annotations": told, "categories": categories})
-
-
-def close(found: Any, wanted: Any) -> bool:
-    assert len(found) == len(wanted)
-    for row, want in zip(found, wanted, strict=True):
-        assert row == pytest.approx(want, abs=1e-4)
-    return True
 
 
 @pytest.mark.parametrize("task", [DETECTION, SEGMENTATION, ORIENTED, POSE])

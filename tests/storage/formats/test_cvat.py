@@ -8,6 +8,7 @@ import pytest
 
 from apps.storage.errors import NotADatasetError
 from apps.storage.formats import detect
+from rows import close
 from trainer.contract.tasks import TaskType
 
 DETECTION, SEGMENTATION = TaskType.OBJECT_DETECTION, TaskType.INSTANCE_SEGMENTATION
@@ -58,13 +59,6 @@ def file_of(scene: Any, images: dict[str, str], labels: str = LABELS, attributes
     )
     meta = f"<meta><task><id>4</id><size>2</size><mode>annotation</mode><labels>{labels}</labels></task></meta>"
     return f'<?xml version="1.0" encoding="utf-8"?>\n<annotations><version>1.1</version>{meta}{told}</annotations>'
-
-
-def close(found: Any, wanted: Any) -> bool:
-    assert len(found) == len(wanted)
-    for row, want in zip(found, wanted, strict=True):
-        assert row == pytest.approx(want, abs=1e-4)
-    return True
 
 
 @pytest.mark.parametrize("task", [DETECTION, SEGMENTATION, ORIENTED, POSE])

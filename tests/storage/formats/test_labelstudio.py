@@ -9,6 +9,7 @@ import pytest
 
 from apps.storage.errors import NotADatasetError
 from apps.storage.formats import detect
+from rows import close
 from trainer.contract.tasks import TaskType
 
 DETECTION, SEGMENTATION = TaskType.OBJECT_DETECTION, TaskType.INSTANCE_SEGMENTATION
@@ -64,13 +65,6 @@ def task_of(address: str, *annotations: dict[str, Any]) -> dict[str, Any]:
 
 def done(results: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     return {"id": 1, "result": results, "was_cancelled": False, "ground_truth": False, "lead_time": 3.1, **more}
-
-
-def close(found: Any, wanted: Any) -> bool:
-    assert len(found) == len(wanted)
-    for row, want in zip(found, wanted, strict=True):
-        assert row == pytest.approx(want, abs=1e-4)
-    return True
 
 
 def adjusted(scene: Any, task: TaskType) -> list[list[float]]:

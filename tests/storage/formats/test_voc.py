@@ -8,6 +8,7 @@ import pytest
 
 from apps.storage.errors import NotADatasetError
 from apps.storage.formats import detect
+from rows import close
 from trainer.contract.tasks import TaskType
 
 DETECTION, ORIENTED = TaskType.OBJECT_DETECTION, TaskType.ORIENTED_DETECTION
@@ -33,13 +34,6 @@ def annotation(scene: Any, filename: str, *, first: int = 1, boxes: Any = None, 
         f"<annotation><folder>VOC2012</folder><filename>{filename}</filename>{told}<segmented>0</segmented>{objects}"
         "</annotation>"
     )
-
-
-def close(found: Any, wanted: Any) -> bool:
-    assert len(found) == len(wanted)
-    for row, want in zip(found, wanted, strict=True):
-        assert row == pytest.approx(want, abs=1e-4)
-    return True
 
 
 def test_the_folders_of_the_challenge_are_read(data: Path, scene: Any, draw: Any, write: Any, run: Any) -> None:
